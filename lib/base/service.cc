@@ -1,0 +1,69 @@
+#include "lib/base/service.h"
+
+#include <signal.h>
+
+#include <boost/json.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "lib/base/log.h"
+#include "lib/base/release.h"
+
+namespace slipway {
+
+void ServiceSettings::add_to(Options& options) {
+  release_id = kRelease;
+  options.add("listen-address", listen_address, "Address that the ports are bound on");
+  options.add("metrics-port", metrics_port, "Port of /metrics, /healthz and /readyz; 0: any free one");
+  options.add("log-format", log_format, "text or json");
+  options.add("log-level", log_level, "trace, debug, info, warning, error or off");
+  options.add("announce", announce, "Write the bound ports as JSON to this file once ready");
+  options.add("release-id", release_id, "Release of the installation; only workers of the same one are accepted");
+}
+
+namespace {
+sigset_t stop_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  return set;
+}
+}  // namespace
+
+void block_stop_signals() {
+  const sigset_t set = stop_signals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+int wait_for_stop_signal() {
+  const sigset_t set = stop_signals();
+  int number = 0;
+  sigwait(&set, &number);
+  return number;
+}
+
+Result<void> announce(const std::string& file, const std::map<std::string, int>& ports) {
+  if (file.empty()) return {};
+  boost::json::object object;
+  for (const auto& [name, port] : ports) object[name] = port;
+  const std::string part = file + ".part";
+  {
+    std::ofstream out(part);
+    out << boost::json::serialize(object) << '\n';
+    if (!out.flush()) return fail(Code::kInternal, std::format("cannot write {}", part));
+  }
+  std::error_code failed;
+  std::filesystem::rename(part, file, failed);
+  if (failed) return fail(Code::kInternal, std::format("cannot write {}: {}", file, failed.message()));
+  return {};
+}
+
+int exit_with(const Error& error) {
+  spdlog::error("stopping code={} message={}", code_name(error.code), log_value(error.message));
+  return 1;
+}
+
+}  // namespace slipway

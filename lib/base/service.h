@@ -1,0 +1,35 @@
+// What every service's main does the same way: settings all share, logging, waiting for SIGTERM, saying where it
+// listens.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "lib/base/error.h"
+#include "lib/base/options.h"
+
+namespace slipway {
+
+struct ServiceSettings {
+  std::string listen_address = "127.0.0.1";  // every port of the process is bound on it
+  int metrics_port = 9090;                   // /metrics, /healthz, /readyz; 0: any free one
+  std::string log_format = "text";
+  std::string log_level = "info";
+  std::string announce;  // file that gets {"name": port, ...} once all ports are bound; empty: none
+  std::string release_id;
+  void add_to(Options& options);
+};
+
+// Blocks SIGTERM and SIGINT in the calling thread and those it starts later, and ignores SIGPIPE. Call first in main.
+void block_stop_signals();
+
+// Waits until SIGTERM or SIGINT comes; returns its number.
+int wait_for_stop_signal();
+
+// Writes `ports` as a JSON object to `file`, whole or not at all. Errors: kInternal (cannot write).
+[[nodiscard]] Result<void> announce(const std::string& file, const std::map<std::string, int>& ports);
+
+// Logs the error and returns exit code 1.
+int exit_with(const Error& error);
+
+}  // namespace slipway

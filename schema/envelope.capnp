@@ -1,0 +1,290 @@
+# Every message between processes: one header frame with this envelope, then payload frames of raw bytes.
+@0xd2a6e84b19f37c05;
+
+using Cxx = import "/capnp/c++.capnp";
+using Records = import "records.capnp";
+$Cxx.namespace("slipway::schema");
+
+struct Envelope {
+  protocol @0 :UInt16;          # 1; another number is refused with an error
+  correlation @1 :UInt64;       # chosen by the asker, repeated in the answer; 0: no answer wanted
+  deadlineMs @2 :UInt32;        # time left when sent; 0: none
+  requestId @3 :Text;           # from the HTTP request; empty: none
+
+  # The order of these is the order of `Body` in messages.h.
+  union {
+    nothing @4 :Void;           # never sent on purpose: what an unknown kind decodes to
+    error @5 :Error;
+    ok @6 :Void;
+
+    # worker <-> gateway
+    hello @7 :Hello;            # worker -> gateway, first
+    welcome @8 :Welcome;
+    rehello @9 :Void;           # gateway -> a worker it does not know
+    heartbeat @10 :Heartbeat;   # worker -> gateway, every second and at every change
+    infer @11 :Infer;           # gateway -> inferencer; one payload frame per input
+    inferred @12 :Inferred;     # the answer; one payload frame per output
+    cancel @13 :Cancel;         # gateway -> inferencer: nobody waits for `correlation` any more
+    runJob @14 :RunJob;         # gateway -> trainer, answered ok or error; registry -> gateway, answer to claimJob
+    inspect @15 :Inspect;       # gateway -> inferencer: may this uploaded file be served?
+    inspected @16 :Inspected;
+
+    # asker -> registry, and the answers
+    openUpload @17 :Void;       # answered uploadOpened
+    uploadOpened @18 :UploadOpened;
+    uploadPart @19 :UploadPart; # one payload frame of at most 1 MiB; answered ok once taken
+    abortUpload @20 :AbortUpload;
+    getUpload @21 :GetUpload;   # answered uploadedFiles
+    uploadedFiles @22 :UploadedFiles;
+    getChunk @23 :GetChunk;     # answered ok with one payload frame of at most 4 MiB
+
+    commitDataset @24 :CommitDataset;   # answered datasetStored
+    datasetStored @25 :DatasetStored;
+    getDataset @26 :GetDataset;         # answered datasets [the one]
+    listDatasets @27 :ListDatasets;
+    datasets @28 :Datasets;
+
+    createJob @29 :CreateJob;           # answered jobs [the job]
+    getJob @30 :GetJob;                 # answered jobs [the job]
+    listJobs @31 :ListJobs;
+    jobs @32 :Jobs;
+    cancelJob @33 :CancelJob;           # answered jobs [the job]
+    listJobEvents @34 :ListJobEvents;
+    jobEvents @35 :JobEvents;
+
+    claimJob @36 :ClaimJob;             # gateway, for a trainer with credit; answered runJob, or error notFound: none waits
+    reportJob @37 :ReportJob;           # trainer; renews the lease; answered jobOrders
+    jobOrders @38 :JobOrders;
+    commitCheckpoint @39 :CommitCheckpoint; # trainer; answered ok
+    getCheckpoint @40 :GetCheckpoint;   # answered checkpoints, with the last one or none
+    checkpoints @41 :Checkpoints;
+    publish @42 :Publish;               # trainer: an upload becomes the job's version, the job has succeeded; answered versions
+    endAttempt @43 :EndAttempt;         # trainer: it has not; answered ok
+
+    commitVersion @44 :CommitVersion;   # gateway: an upload becomes a version; answered versions
+    getVersion @45 :GetVersion;         # answered versions [the one]
+    listVersions @46 :ListVersions;
+    versions @47 :Versions;
+    getModel @48 :GetModel;             # answered models [the one]
+    listModels @49 :ListModels;
+    models @50 :Models;
+    moveAlias @51 :MoveAlias;           # answered models [the model]
+    listAliasMoves @52 :ListAliasMoves;
+    aliasMoves @53 :AliasMoves;
+
+    # registry -> everyone, on PUB
+    changed @54 :Changed;
+  }
+}
+
+struct Error {
+  code @0 :UInt8;               # lib/base/error.h; an unknown one is read as internal
+  message @1 :Text;
+  retryAfterMs @2 :UInt32;      # 0: not said
+  path @3 :Text;                # JSON path of what is wrong in the asker's document; empty: none
+}
+
+enum Role { trainer @0; inferencer @1; }
+
+struct VersionKey {
+  model @0 :Text;
+  version @1 :UInt64;
+}
+
+struct Hello {
+  release @0 :Text;             # another release's workers are refused
+  role @1 :Role;
+  workerId @2 :Text;            # random per process start
+  host @3 :Text;                # for people
+}
+
+struct Welcome {
+  gatewayId @0 :Text;
+}
+
+struct Heartbeat {
+  credits @0 :UInt32;           # requests (or jobs) this gateway may have outstanding here, in all
+  loaded @1 :List(VersionKey);
+  draining @2 :Bool;            # finishing what it has; send nothing new
+}
+
+struct Infer {
+  model @0 :Text;
+  version @1 :UInt64;
+  inputs @2 :List(Records.TensorSpec);  # concrete shapes, the batch first
+}
+
+struct Inferred {
+  outputs @0 :List(Records.TensorSpec);
+  batchRows @1 :UInt32;         # of the batch it ran in
+  queueUs @2 :UInt32;
+  computeUs @3 :UInt32;
+}
+
+struct Cancel {
+  correlation @0 :UInt64;
+}
+
+struct RunJob {
+  job @0 :Records.Job;
+  lease @1 :Records.Lease;
+}
+
+struct Inspect {
+  file @0 :Records.StoredFile;
+  signature @1 :Records.Signature;  # inputs as the uploader gave them; outputs may be empty
+}
+
+struct Inspected {
+  signature @0 :Records.Signature;  # completed by a trial run
+}
+
+struct UploadOpened { upload @0 :Text; }
+struct AbortUpload { upload @0 :Text; }
+struct GetUpload { upload @0 :Text; }
+struct UploadedFiles { files @0 :List(Records.StoredFile); }
+struct GetChunk { digest @0 :Data; }
+
+struct UploadPart {
+  upload @0 :Text;
+  file @1 :Text;
+  offsetBytes @2 :UInt64;       # of this part in the file as sent; a gap is refused
+  last @3 :Bool;                # the file ends with this part
+  decompress @4 :Bool;          # gunzip while storing when it is gzip; a ".gz" at the end of the name is cut off
+}
+
+struct CommitDataset {
+  upload @0 :Text;
+  name @1 :Text;
+}
+
+struct DatasetStored {
+  dataset @0 :Records.Dataset;
+  created @1 :Bool;             # false: the same content was there already
+}
+
+struct GetDataset {
+  name @0 :Text;
+  version @1 :UInt64;           # 0: the newest
+}
+
+struct ListDatasets {
+  name @0 :Text;                # empty: the newest version of each; else all versions of this one
+  after @1 :Text;               # the last name of the page before; empty: from the start
+  limit @2 :UInt32;             # 0: 100
+}
+
+struct Datasets { items @0 :List(Records.Dataset); }
+
+struct CreateJob {
+  job @0 :Records.Job;          # document, model, dataset, datasetVersion (0: newest), seed, requestId are read; the rest is given
+  idempotencyKey @1 :Text;      # the same key again answers the job made first; empty: none
+}
+
+struct GetJob { id @0 :Text; }
+struct CancelJob { id @0 :Text; }
+
+struct ListJobs {
+  before @0 :Text;              # the last id of the page before; empty: from the newest
+  limit @1 :UInt32;             # 0: 100
+}
+
+struct Jobs { items @0 :List(Records.Job); }
+
+struct ListJobEvents {
+  job @0 :Text;
+  after @1 :UInt64;             # event id; 0: from the start
+  limit @2 :UInt32;             # 0: 100
+}
+
+struct JobEvents { items @0 :List(Records.JobEvent); }
+
+struct ClaimJob { worker @0 :Text; }
+
+struct ReportJob {
+  lease @0 :Records.Lease;
+  events @1 :List(Records.JobEvent);    # ids and times are given by the registry; none: only renew
+}
+
+struct JobOrders {
+  cancel @0 :Bool;
+  leaseMs @1 :UInt32;
+}
+
+struct CommitCheckpoint {
+  lease @0 :Records.Lease;
+  upload @1 :Text;
+}
+
+struct GetCheckpoint { job @0 :Text; }
+struct Checkpoints { items @0 :List(Records.Checkpoint); }
+
+struct Publish {
+  lease @0 :Records.Lease;
+  upload @1 :Text;
+  signature @2 :Records.Signature;
+  metrics @3 :List(Records.Metric);
+}
+
+enum Outcome { failed @0; cancelled @1; released @2; }
+
+struct EndAttempt {
+  lease @0 :Records.Lease;
+  outcome @1 :Outcome;          # released: put it back, the trainer is going away
+  reason @2 :Text;
+  message @3 :Text;
+  retry @4 :Bool;               # failed, but another try may do better
+}
+
+struct CommitVersion {
+  upload @0 :Text;
+  model @1 :Text;
+  signature @2 :Records.Signature;
+  actor @3 :Text;
+}
+
+struct GetVersion {
+  model @0 :Text;
+  version @1 :UInt64;           # 0: by alias
+  alias @2 :Text;               # empty, and version 0: the latest
+}
+
+struct ListVersions {
+  model @0 :Text;
+  after @1 :UInt64;
+  limit @2 :UInt32;             # 0: 100
+}
+
+struct Versions { items @0 :List(Records.Version); }
+
+struct GetModel { model @0 :Text; }
+
+struct ListModels {
+  after @0 :Text;
+  limit @1 :UInt32;             # 0: 100
+}
+
+struct Models { items @0 :List(Records.Model); }
+
+struct MoveAlias {
+  model @0 :Text;
+  alias @1 :Text;
+  to @2 :UInt64;                # 0: delete
+  checkExpected @3 :Bool;
+  expected @4 :UInt64;          # with checkExpected: the version it must be at now; 0: not set
+  reason @5 :Text;
+  actor @6 :Text;
+}
+
+struct ListAliasMoves { model @0 :Text; }
+struct AliasMoves { items @0 :List(Records.AliasMove); }
+
+enum Subject { job @0; model @1; dataset @2; }
+
+struct Changed {
+  revision @0 :UInt64;          # one per commit; a gap means: read again
+  subject @1 :Subject;
+  key @2 :Text;                 # job id, model name, dataset name
+  lastEvent @3 :UInt64;         # jobs: id of the newest event
+  state @4 :Records.JobState;   # jobs
+}
