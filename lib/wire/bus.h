@@ -1,0 +1,84 @@
+// All ZeroMQ sockets of a process, and the one thread that owns them from creation to close.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/base/error.h"
+#include "lib/wire/codec.h"
+
+namespace slipway {
+
+// One socket of a bus.
+enum class SocketId : std::uint32_t {};
+
+// A message that came in. `peer` is the sender's routing id on a router, empty elsewhere.
+struct Incoming {
+  SocketId socket{};
+  std::string peer;
+  Message message;
+};
+
+// Life: sockets may be added and closed at any time from any thread; stop() (or destruction) ends the thread and drops
+// what is still queued. Threads: everything may be called from any thread; handlers and posted work run on the bus
+// thread, one at a time, and must not block. A frame that does not decode is answered with an Error (router) or
+// dropped, counted and logged; it never reaches a handler.
+class Bus {
+ public:
+  using Handler = std::function<void(Incoming)>;
+  using Tick = std::function<void(std::chrono::steady_clock::time_point now)>;
+
+  struct Limits {
+    std::size_t max_queued_messages = 100'000;    // per bus, waiting to be sent
+    std::size_t max_waiting_per_socket = 10'000;  // for a dealer that is not connected
+    std::int64_t max_frame_bytes = 16 << 20;
+    std::size_t max_frames = 64;
+  };
+
+  Bus();
+  explicit Bus(Limits limits);
+  ~Bus();
+  Bus(const Bus&) = delete;
+  Bus& operator=(const Bus&) = delete;
+
+  // `address` is "host:port" with a literal host; port 0 takes any free one. `port()` tells which.
+  // Errors: kInvalidArgument (not an address), kUnavailable (cannot be bound).
+  [[nodiscard]] Result<SocketId> bind_router(const std::string& address, Handler handler);
+  [[nodiscard]] Result<SocketId> bind_publisher(const std::string& address);
+  [[nodiscard]] int port(SocketId socket) const;
+
+  // `address` is "host:port" with a literal host. The connection is made, and made again, in the background.
+  [[nodiscard]] Result<SocketId> connect_dealer(const std::string& address, Handler handler);
+  [[nodiscard]] Result<SocketId> connect_subscriber(const std::string& address, Handler handler);
+  void close(SocketId socket);
+
+  // Queues a message; `peer` is needed on a router only. False when a queue is full: the message is dropped. A message
+  // to a peer that has gone is dropped too: whoever wants an answer has a deadline.
+  bool send(SocketId socket, const std::string& peer, Message message);
+  bool send(SocketId socket, Message message) { return send(socket, {}, std::move(message)); }
+
+  // Runs `work` on the bus thread soon.
+  void post(std::function<void()> work);
+
+  // Runs `tick` on the bus thread about every 50 ms.
+  void on_tick(Tick tick);
+
+  // True in handlers, ticks and posted work.
+  [[nodiscard]] bool on_bus_thread() const;
+
+  // Frames that did not decode, and sends that found no peer or no room, since the start.
+  [[nodiscard]] std::uint64_t malformed_total() const;
+  [[nodiscard]] std::uint64_t undelivered_total() const;
+
+  // Sends what is queued for at most `linger`, then ends the thread. Idempotent.
+  void stop(std::chrono::milliseconds linger = std::chrono::milliseconds(0));
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace slipway

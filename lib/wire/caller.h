@@ -1,0 +1,51 @@
+// Questions and their answers over one dealer socket: correlation ids, deadlines, and repeats of what may be repeated.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "lib/wire/bus.h"
+
+namespace slipway {
+
+// Life: must not outlive the bus; calls still open at destruction are failed with kUnavailable. Threads: any; answers
+// come on the bus thread, exactly one per call.
+class Caller {
+ public:
+  using Answer = std::function<void(Result<Message>)>;
+
+  struct Options {
+    std::chrono::milliseconds deadline{10'000};
+    // Ask again when this much time passes without an answer, until the deadline; 0: never. Only for questions that
+    // may be asked twice: reads, and writes that the registry recognises.
+    std::chrono::milliseconds repeat_after{0};
+    std::string request_id;
+  };
+
+  // `address` as for Bus::connect_dealer.
+  Caller(Bus& bus, const std::string& address);
+  ~Caller();
+  Caller(const Caller&) = delete;
+  Caller& operator=(const Caller&) = delete;
+
+  // Errors in the answer: kDeadlineExceeded (none came), kOverloaded (queue full), and what the other side says.
+  void call(msg::Body question, std::vector<Frame> payload, Options options, Answer answer);
+
+  // The same, waiting for the answer; not on the bus thread.
+  [[nodiscard]] Result<Message> call_and_wait(msg::Body question, std::vector<Frame> payload, Options options);
+
+  // The answer as the kind that was expected. Errors: as above; kInternal (another kind came).
+  template <class T>
+  [[nodiscard]] static Result<T> as(Result<Message> answer) {
+    if (!answer) return std::unexpected(std::move(answer).error());
+    if (auto* body = std::get_if<T>(&answer->envelope.body)) return std::move(*body);
+    return fail(Code::kInternal, "an answer of an unexpected kind");
+  }
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace slipway

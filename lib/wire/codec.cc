@@ -1,0 +1,360 @@
+#include "lib/wire/codec.h"
+
+#include <capnp/dynamic.h>
+#include <capnp/message.h>
+#include <capnp/schema.h>
+#include <capnp/serialize.h>
+
+#include <algorithm>
+#include <boost/pfr.hpp>
+#include <boost/pfr/core_name.hpp>
+#include <cstring>
+#include <type_traits>
+
+#include "schema/envelope.capnp.h"
+#include "schema/records.capnp.h"
+
+namespace slipway {
+namespace {
+
+// The structs in schema/*.h have the fields of the schema's structs under the same names (snake_case there, camelCase
+// here), so one walk over the fields serves every message: names are looked up once per type, then kept.
+
+template <class T>
+constexpr bool is_vector = false;
+template <class T>
+constexpr bool is_vector<std::vector<T>> = true;
+template <class T>
+constexpr bool is_id = false;
+template <class Tag>
+constexpr bool is_id<Id<Tag>> = true;
+template <class T>
+constexpr bool is_plain_struct =
+    std::is_aggregate_v<T> && !std::is_same_v<T, Digest> && !is_vector<T> && !std::is_same_v<T, std::string>;
+
+std::string camel_case(std::string_view snake) {
+  std::string camel;
+  bool upper = false;
+  for (const char c : snake) {
+    if (c == '_') {
+      upper = true;
+      continue;
+    }
+    camel.push_back(upper ? static_cast<char>(std::toupper(c)) : c);
+    upper = false;
+  }
+  return camel;
+}
+
+// The schema's fields in the order of T's members.
+template <class T>
+const std::vector<capnp::StructSchema::Field>& fields_of(capnp::StructSchema schema) {
+  static const auto fields = [&] {
+    std::vector<capnp::StructSchema::Field> found;
+    for (const auto name : boost::pfr::names_as_array<T>()) found.push_back(schema.getFieldByName(camel_case(name)));
+    return found;
+  }();
+  return fields;
+}
+
+template <class T>
+void write_struct(const T& value, capnp::DynamicStruct::Builder builder);
+
+template <class T>
+void write_element(capnp::DynamicList::Builder list, unsigned index, const T& value) {
+  if constexpr (is_plain_struct<T>) {
+    write_struct(value, list[index].as<capnp::DynamicStruct>());
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    list.set(index, capnp::Text::Reader(value.c_str(), value.size()));
+  } else if constexpr (std::is_same_v<T, Digest>) {
+    list.set(index, capnp::Data::Reader(value.bytes.data(), value.bytes.size()));
+  } else {
+    list.set(index, value);
+  }
+}
+
+template <class T>
+void write_field(capnp::DynamicStruct::Builder builder, capnp::StructSchema::Field field, const T& value) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (!value.empty()) builder.set(field, capnp::Text::Reader(value.c_str(), value.size()));
+  } else if constexpr (is_id<T>) {
+    write_field(builder, field, value.text());
+  } else if constexpr (std::is_same_v<T, Digest>) {
+    if (!value.empty()) builder.set(field, capnp::Data::Reader(value.bytes.data(), value.bytes.size()));
+  } else if constexpr (std::is_enum_v<T>) {
+    const auto number = static_cast<std::uint16_t>(value);
+    builder.set(field, capnp::DynamicEnum(field.getType().asEnum(), number));
+  } else if constexpr (is_vector<T>) {
+    if (value.empty()) return;
+    auto list = builder.init(field, value.size()).template as<capnp::DynamicList>();
+    for (unsigned i = 0; i < value.size(); ++i) write_element(list, i, value[i]);
+  } else if constexpr (is_plain_struct<T>) {
+    write_struct(value, builder.init(field).template as<capnp::DynamicStruct>());
+  } else {
+    builder.set(field, value);
+  }
+}
+
+template <class T>
+void write_struct(const T& value, capnp::DynamicStruct::Builder builder) {
+  if constexpr (boost::pfr::tuple_size_v<T> > 0) {
+    const auto& fields = fields_of<T>(builder.getSchema());
+    boost::pfr::for_each_field(value,
+                               [&](const auto& member, std::size_t i) { write_field(builder, fields[i], member); });
+  }
+}
+
+// --- reading ---
+
+struct Malformed {
+  std::string what;
+};
+
+template <class T>
+void read_struct(capnp::DynamicStruct::Reader reader, T& value);
+
+Digest read_digest(capnp::Data::Reader data) {
+  Digest digest;
+  if (data.size() == 0) return digest;
+  if (data.size() != digest.bytes.size()) throw Malformed{"a digest that is not 32 bytes long"};
+  std::copy(data.begin(), data.end(), digest.bytes.begin());
+  return digest;
+}
+
+template <class T>
+void read_element(capnp::DynamicValue::Reader element, T& value) {
+  if constexpr (is_plain_struct<T>) {
+    read_struct(element.as<capnp::DynamicStruct>(), value);
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    const auto text = element.as<capnp::Text>();
+    value.assign(text.begin(), text.size());
+  } else if constexpr (std::is_same_v<T, Digest>) {
+    value = read_digest(element.as<capnp::Data>());
+  } else {
+    value = element.as<T>();
+  }
+}
+
+template <class T>
+void read_field(capnp::DynamicStruct::Reader reader, capnp::StructSchema::Field field, T& value) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    const auto text = reader.get(field).as<capnp::Text>();
+    value.assign(text.begin(), text.size());
+  } else if constexpr (is_id<T>) {
+    std::string text;
+    read_field(reader, field, text);
+    value = T(std::move(text));
+  } else if constexpr (std::is_same_v<T, Digest>) {
+    value = read_digest(reader.get(field).as<capnp::Data>());
+  } else if constexpr (std::is_enum_v<T>) {
+    const auto number = reader.get(field).as<capnp::DynamicEnum>().getRaw();
+    if (number >= field.getType().asEnum().getEnumerants().size()) throw Malformed{"an enumerator of a later release"};
+    value = static_cast<T>(number);
+  } else if constexpr (is_vector<T>) {
+    const auto list = reader.get(field).as<capnp::DynamicList>();
+    value.resize(list.size());
+    for (unsigned i = 0; i < list.size(); ++i) read_element(list[i], value[i]);
+  } else if constexpr (is_plain_struct<T>) {
+    read_struct(reader.get(field).as<capnp::DynamicStruct>(), value);
+  } else {
+    value = reader.get(field).as<T>();
+  }
+}
+
+template <class T>
+void read_struct(capnp::DynamicStruct::Reader reader, T& value) {
+  if constexpr (boost::pfr::tuple_size_v<T> > 0) {
+    const auto& fields = fields_of<T>(reader.getSchema());
+    boost::pfr::for_each_field(value, [&](auto& member, std::size_t i) { read_field(reader, fields[i], member); });
+  }
+}
+
+// --- the envelope's union ---
+
+template <std::size_t I>
+void write_body(const msg::Body& body, capnp::DynamicStruct::Builder envelope) {
+  const auto field = envelope.getSchema().getUnionFields()[I];
+  if constexpr (boost::pfr::tuple_size_v<std::variant_alternative_t<I, msg::Body>> == 0) {
+    envelope.set(field, capnp::Void{});
+  } else {
+    write_struct(std::get<I>(body), envelope.init(field).as<capnp::DynamicStruct>());
+  }
+}
+
+template <std::size_t I>
+void read_body(capnp::DynamicStruct::Reader envelope, msg::Body& body) {
+  auto& alternative = body.emplace<I>();
+  if constexpr (boost::pfr::tuple_size_v<std::variant_alternative_t<I, msg::Body>> != 0) {
+    const auto field = envelope.getSchema().getUnionFields()[I];
+    read_struct(envelope.get(field).as<capnp::DynamicStruct>(), alternative);
+  }
+}
+
+constexpr auto kKinds = std::make_index_sequence<std::variant_size_v<msg::Body>>{};
+
+constexpr auto kWriters = []<std::size_t... I>(std::index_sequence<I...>) {
+  return std::array{&write_body<I>...};
+}(kKinds);
+constexpr auto kReaders = []<std::size_t... I>(std::index_sequence<I...>) {
+  return std::array{&read_body<I>...};
+}(kKinds);
+
+// Position in getUnionFields(), which is the schema's code order, of the field that is set.
+std::size_t kind_of(schema::Envelope::Reader envelope) {
+  static const auto positions = [] {
+    std::vector<std::size_t> by_tag;
+    const auto fields = capnp::Schema::from<schema::Envelope>().getUnionFields();
+    by_tag.resize(fields.size(), 0);
+    for (unsigned i = 0; i < fields.size(); ++i) by_tag[fields[i].getProto().getDiscriminantValue()] = i;
+    return by_tag;
+  }();
+  const auto tag = static_cast<std::size_t>(envelope.which());
+  return tag < positions.size() ? positions[tag] : 0;
+}
+
+// --- frames ---
+
+// Calls `read` with the root of `bytes`; whatever is wrong with them becomes an Error with `code`.
+template <class Root, class Read>
+auto with_root(std::span<const std::byte> bytes, Code code, Read read)
+    -> decltype(read(std::declval<typename Root::Reader>())) {
+  if (bytes.size() < 16 || bytes.size() % 8 != 0) {
+    return fail(code, std::format("{} bytes are not a Cap'n Proto message", bytes.size()));
+  }
+  std::uint32_t segments_less_one = 0;
+  std::memcpy(&segments_less_one, bytes.data(), sizeof segments_less_one);
+  if (segments_less_one >= 4) return fail(code, std::format("a message of {} segments", segments_less_one + 1ULL));
+
+  // Small ZeroMQ frames arrive at any address; Cap'n Proto wants multiples of 8.
+  std::vector<capnp::word> aligned;
+  const auto* words = reinterpret_cast<const capnp::word*>(bytes.data());
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % sizeof(capnp::word) != 0) {
+    aligned.resize(bytes.size() / sizeof(capnp::word));
+    std::memcpy(aligned.data(), bytes.data(), bytes.size());
+    words = aligned.data();
+  }
+  try {
+    capnp::ReaderOptions limits;
+    limits.traversalLimitInWords = 4 * (bytes.size() / sizeof(capnp::word)) + 1024;
+    limits.nestingLimit = 16;
+    capnp::FlatArrayMessageReader reader(kj::arrayPtr(words, bytes.size() / sizeof(capnp::word)), limits);
+    return read(reader.getRoot<Root>());
+  } catch (const kj::Exception& error) {
+    return fail(code, std::format("malformed message: {}", error.getDescription().cStr()));
+  } catch (const Malformed& error) {
+    return fail(code, "malformed message: " + error.what);
+  }
+}
+
+// The words of a finished message as a frame.
+Frame to_frame(capnp::MessageBuilder& builder) {
+  auto words = std::make_shared<kj::Array<capnp::word>>(capnp::messageToFlatArray(builder));
+  const auto bytes = words->asBytes();
+  return Frame({reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()}, std::move(words));
+}
+
+template <class T>
+struct RecordSchema;
+template <>
+struct RecordSchema<Dataset> : std::type_identity<schema::Dataset> {};
+template <>
+struct RecordSchema<Job> : std::type_identity<schema::Job> {};
+template <>
+struct RecordSchema<JobEvent> : std::type_identity<schema::JobEvent> {};
+template <>
+struct RecordSchema<Checkpoint> : std::type_identity<schema::Checkpoint> {};
+template <>
+struct RecordSchema<Lease> : std::type_identity<schema::Lease> {};
+template <>
+struct RecordSchema<Version> : std::type_identity<schema::Version> {};
+template <>
+struct RecordSchema<Model> : std::type_identity<schema::Model> {};
+template <>
+struct RecordSchema<Alias> : std::type_identity<schema::Alias> {};
+template <>
+struct RecordSchema<AliasMove> : std::type_identity<schema::AliasMove> {};
+template <>
+struct RecordSchema<StoredFile> : std::type_identity<schema::StoredFile> {};
+
+}  // namespace
+
+Frame encode(const msg::Envelope& envelope) {
+  capnp::MallocMessageBuilder builder;
+  auto root = builder.initRoot<schema::Envelope>();
+  root.setProtocol(kProtocol);
+  root.setCorrelation(envelope.correlation);
+  root.setDeadlineMs(envelope.deadline_ms);
+  if (!envelope.request_id.empty()) root.setRequestId(envelope.request_id.c_str());
+  kWriters[envelope.body.index()](envelope.body, root);
+  return to_frame(builder);
+}
+
+Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
+  if (bytes.size() > kMaxEnvelopeBytes) {
+    return fail(Code::kTooLarge,
+                std::format("an envelope of {} bytes, at most {} are taken", bytes.size(), kMaxEnvelopeBytes));
+  }
+  return with_root<schema::Envelope>(
+      bytes, Code::kInvalidArgument, [](schema::Envelope::Reader root) -> Result<msg::Envelope> {
+        if (root.getProtocol() != kProtocol) {
+          return fail(Code::kUnsupported,
+                      std::format("protocol {} came, this release speaks {}", root.getProtocol(), kProtocol));
+        }
+        msg::Envelope envelope{.correlation = root.getCorrelation(),
+                               .deadline_ms = root.getDeadlineMs(),
+                               .request_id = std::string(root.getRequestId().begin(), root.getRequestId().size()),
+                               .body = {}};
+        kReaders[kind_of(root)](root, envelope.body);
+        return envelope;
+      });
+}
+
+template <class T>
+std::string encode_record(const T& record) {
+  capnp::MallocMessageBuilder builder;
+  write_struct(record, builder.initRoot<typename RecordSchema<T>::type>());
+  return std::string(to_frame(builder).text());
+}
+
+template <class T>
+Result<T> decode_record(std::span<const std::byte> bytes) {
+  using Root = typename RecordSchema<T>::type;
+  return with_root<Root>(bytes, Code::kDataLoss, [](typename Root::Reader root) -> Result<T> {
+    T record;
+    read_struct(capnp::DynamicStruct::Reader(root), record);
+    return record;
+  });
+}
+
+#define SLIPWAY_RECORD(T)                       \
+  template std::string encode_record(const T&); \
+  template Result<T> decode_record(std::span<const std::byte>);
+SLIPWAY_RECORD(Dataset)
+SLIPWAY_RECORD(Job)
+SLIPWAY_RECORD(JobEvent)
+SLIPWAY_RECORD(Checkpoint)
+SLIPWAY_RECORD(Lease)
+SLIPWAY_RECORD(Version)
+SLIPWAY_RECORD(Model)
+SLIPWAY_RECORD(Alias)
+SLIPWAY_RECORD(AliasMove)
+SLIPWAY_RECORD(StoredFile)
+#undef SLIPWAY_RECORD
+
+msg::Error to_message(const Error& error) {
+  return {.code = static_cast<std::uint8_t>(error.code),
+          .message = error.message,
+          .retry_after_ms = static_cast<std::uint32_t>(error.retry_after.count()),
+          .path = error.path};
+}
+
+Error from_message(const msg::Error& error) {
+  const bool known = error.code >= static_cast<std::uint8_t>(Code::kInvalidArgument) &&
+                     error.code <= static_cast<std::uint8_t>(Code::kUnsupported);
+  return {.code = known ? static_cast<Code>(error.code) : Code::kInternal,
+          .message = error.message,
+          .path = error.path,
+          .retry_after = std::chrono::milliseconds(error.retry_after_ms)};
+}
+
+}  // namespace slipway

@@ -1,0 +1,227 @@
+#include "lib/wire/worker_link.h"
+
+#include <netdb.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+
+namespace slipway {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kHeartbeatEvery = std::chrono::seconds(1);
+constexpr auto kSilence = std::chrono::seconds(15);  // without a word, and gone from DNS: forgotten
+constexpr auto kResolveEvery = std::chrono::seconds(5);
+
+// Every literal address of "host:port"; empty when it does not resolve.
+std::set<std::string> resolve(const std::string& address) {
+  std::set<std::string> found;
+  const auto colon = address.rfind(':');
+  if (colon == std::string::npos) return found;
+  addrinfo hints{};
+  hints.ai_family = AF_INET;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* list = nullptr;
+  if (getaddrinfo(address.substr(0, colon).c_str(), nullptr, &hints, &list) != 0) return found;
+  for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
+    char host[NI_MAXHOST];
+    if (getnameinfo(entry->ai_addr, entry->ai_addrlen, host, sizeof host, nullptr, 0, NI_NUMERICHOST) == 0) {
+      found.insert(host + address.substr(colon));
+    }
+  }
+  freeaddrinfo(list);
+  return found;
+}
+
+struct Gateway {
+  SocketId socket{};
+  bool welcomed = false;
+  bool in_dns = true;
+  Clock::time_point heard{};
+  Clock::time_point next_beat{};
+};
+
+}  // namespace
+
+// `gateways` is touched on the bus thread only; the resolver thread hands its findings over with post.
+struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
+  Impl(Bus& owner, msg::Hello greeting, State worker_state, OnRequest handler)
+      : bus(owner), hello(std::move(greeting)), state(std::move(worker_state)), on_request(std::move(handler)) {}
+
+  Bus& bus;
+  const msg::Hello hello;
+  const State state;
+  const OnRequest on_request;
+  std::map<std::string, Gateway> gateways;  // by literal address
+  std::atomic<int> welcomed{0};
+  bool closed = false;
+
+  std::thread resolver;
+  std::mutex mutex;
+  std::condition_variable stop;
+  bool stopping = false;
+
+  void count_welcomed() {
+    int count = 0;
+    for (const auto& [address, gateway] : gateways) count += gateway.welcomed ? 1 : 0;
+    welcomed = count;
+  }
+
+  void say_hello(const Gateway& gateway) {
+    bus.send(gateway.socket,
+             {.envelope = {.correlation = 0, .deadline_ms = 0, .request_id = {}, .body = hello}, .payload = {}});
+  }
+
+  // This gateway's share of the credits: the remainder goes to the first ones.
+  msg::Heartbeat share(const std::string& address, msg::Heartbeat whole) const {
+    std::uint32_t count = 0;
+    std::uint32_t position = 0;
+    for (const auto& [other, gateway] : gateways) {
+      if (!gateway.welcomed) continue;
+      if (other == address) position = count;
+      ++count;
+    }
+    if (count > 0) whole.credits = whole.credits / count + (position < whole.credits % count ? 1 : 0);
+    return whole;
+  }
+
+  void beat(Clock::time_point now, bool at_once) {
+    if (closed) return;
+    const msg::Heartbeat whole = state();
+    for (auto& [address, gateway] : gateways) {
+      if (!at_once && now < gateway.next_beat) continue;
+      gateway.next_beat = now + kHeartbeatEvery;
+      if (!gateway.welcomed) {
+        say_hello(gateway);
+        continue;
+      }
+      bus.send(gateway.socket,
+               {.envelope = {.correlation = 0, .deadline_ms = 0, .request_id = {}, .body = share(address, whole)},
+                .payload = {}});
+    }
+  }
+
+  void on_tick(Clock::time_point now) {
+    for (auto at = gateways.begin(); at != gateways.end();) {
+      const bool silent = now - at->second.heard > kSilence;
+      if (silent && at->second.welcomed) {
+        spdlog::warn("gateway silent address={}", at->first);
+        at->second.welcomed = false;
+        count_welcomed();
+      }
+      if (silent && !at->second.in_dns) {
+        spdlog::info("gateway forgotten address={}", at->first);
+        bus.close(at->second.socket);
+        at = gateways.erase(at);
+        continue;
+      }
+      ++at;
+    }
+    beat(now, false);
+  }
+
+  void on_message(const std::string& address, Incoming incoming) {
+    const auto found = gateways.find(address);
+    if (closed || found == gateways.end()) return;
+    Gateway& gateway = found->second;
+    gateway.heard = Clock::now();
+    auto& body = incoming.message.envelope.body;
+    if (std::holds_alternative<msg::Welcome>(body)) {
+      if (!gateway.welcomed) {
+        spdlog::info("gateway welcomed us address={} gateway={}", address, std::get<msg::Welcome>(body).gateway_id);
+      }
+      gateway.welcomed = true;
+      count_welcomed();
+      beat(Clock::now(), true);
+    } else if (std::holds_alternative<msg::Rehello>(body)) {
+      say_hello(gateway);
+    } else if (const auto* error = std::get_if<msg::Error>(&body)) {
+      if (incoming.message.envelope.correlation == 0) {
+        spdlog::error("gateway refused us address={} message=\"{}\"", address, error->message);
+        gateway.welcomed = false;
+        gateway.next_beat = Clock::now() + kResolveEvery;  // it may be replaced by one of our release
+        count_welcomed();
+      }
+    } else if (!std::holds_alternative<msg::Ok>(body)) {
+      on_request(std::move(incoming));
+    }
+  }
+
+  void found_addresses(const std::set<std::string>& addresses) {
+    if (closed) return;
+    for (auto& [address, gateway] : gateways) gateway.in_dns = addresses.contains(address);
+    for (const auto& address : addresses) {
+      if (gateways.contains(address)) continue;
+      const std::weak_ptr<Impl> weak = weak_from_this();
+      auto socket = bus.connect_dealer(address, [weak, address](Incoming incoming) {
+        if (const auto self = weak.lock()) self->on_message(address, std::move(incoming));
+      });
+      if (!socket) {
+        spdlog::error("cannot dial gateway address={} message=\"{}\"", address, socket.error().message);
+        continue;
+      }
+      gateways[address] = {
+          .socket = *socket, .welcomed = false, .in_dns = true, .heard = Clock::now(), .next_beat = {}};
+    }
+    beat(Clock::now(), false);
+  }
+
+  void resolve_loop(const std::vector<std::string>& names) {
+    std::unique_lock lock(mutex);
+    while (!stopping) {
+      lock.unlock();
+      std::set<std::string> addresses;
+      bool all_known = true;
+      for (const auto& name : names) {
+        auto found = resolve(name);
+        all_known = all_known && !found.empty();
+        addresses.merge(found);
+      }
+      // A name server that is away must not make us forget gateways that answer.
+      bus.post([self = shared_from_this(), addresses = std::move(addresses), all_known]() mutable {
+        if (!all_known) {
+          for (const auto& [address, gateway] : self->gateways) addresses.insert(address);
+        }
+        self->found_addresses(addresses);
+      });
+      lock.lock();
+      stop.wait_for(lock, kResolveEvery, [this] { return stopping; });
+    }
+  }
+};
+
+WorkerLink::WorkerLink(Bus& bus, msg::Hello hello, std::vector<std::string> gateways, State state, OnRequest on_request)
+    : impl_(std::make_shared<Impl>(bus, std::move(hello), std::move(state), std::move(on_request))) {
+  const std::weak_ptr<Impl> weak = impl_;
+  bus.on_tick([weak](Clock::time_point now) {
+    if (const auto self = weak.lock(); self && !self->closed) self->on_tick(now);
+  });
+  impl_->resolver = std::thread([self = impl_.get(), names = std::move(gateways)] { self->resolve_loop(names); });
+}
+
+WorkerLink::~WorkerLink() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->stopping = true;
+  }
+  impl_->stop.notify_all();
+  impl_->resolver.join();
+  impl_->bus.post([self = impl_] {
+    self->closed = true;
+    for (const auto& [address, gateway] : self->gateways) self->bus.close(gateway.socket);
+    self->gateways.clear();
+  });
+}
+
+void WorkerLink::announce() {
+  impl_->bus.post([self = impl_] { self->beat(Clock::now(), true); });
+}
+
+int WorkerLink::welcomed() const { return impl_->welcomed; }
+
+}  // namespace slipway

@@ -1,0 +1,226 @@
+#include "lib/wire/bus.h"
+
+#include <gtest/gtest.h>
+
+#include <future>
+#include <mutex>
+#include <set>
+#include <zmq.hpp>
+
+namespace slipway {
+namespace {
+
+using namespace std::chrono_literals;
+
+Message message(msg::Body body, std::uint64_t correlation = 1, std::vector<Frame> payload = {}) {
+  return {.envelope = {.correlation = correlation, .deadline_ms = 0, .request_id = {}, .body = std::move(body)},
+          .payload = std::move(payload)};
+}
+
+// A router that answers every message with Ok and the same payload.
+class Echo {
+ public:
+  explicit Echo(const std::string& address = "127.0.0.1:0", Bus::Limits limits = {}) : bus(limits) {
+    auto bound = bus.bind_router(address, [this](Incoming incoming) {
+      ++received;
+      bus.send(incoming.socket, incoming.peer,
+               message(msg::Ok{}, incoming.message.envelope.correlation, std::move(incoming.message.payload)));
+    });
+    EXPECT_TRUE(bound) << bound.error().message;
+    socket = *bound;
+  }
+  [[nodiscard]] std::string address() const { return "127.0.0.1:" + std::to_string(bus.port(socket)); }
+
+  Bus bus;
+  SocketId socket{};
+  std::atomic<int> received{0};
+};
+
+TEST(Bus, CarriesPayloadOfEverySizeBothWays) {
+  Echo echo;
+  Bus bus;
+  std::promise<std::vector<std::string>> all;
+  std::vector<std::string> came;
+  const std::vector<std::size_t> sizes{0, 1, 1024, 1025, 8191, 8192, 1 << 20};
+  const auto socket = bus.connect_dealer(echo.address(), [&](Incoming incoming) {
+    came.emplace_back(incoming.message.payload.at(0).text());
+    if (came.size() == sizes.size()) all.set_value(came);
+  });
+  ASSERT_TRUE(socket);
+  for (const auto size : sizes) {
+    ASSERT_TRUE(bus.send(*socket, message(msg::Ok{}, 1, {Frame::of(std::string(size, 'x'))})));
+  }
+  auto answer = all.get_future();
+  ASSERT_EQ(answer.wait_for(20s), std::future_status::ready);
+  const auto texts = answer.get();
+  for (std::size_t i = 0; i < sizes.size(); ++i) EXPECT_EQ(texts[i], std::string(sizes[i], 'x'));
+}
+
+// ROUTER drops without a word by default; far more than a high-water mark must come through.
+TEST(Bus, LosesNothingFarBeyondTheHighWaterMark) {
+  Echo echo;
+  Bus bus;
+  constexpr int kCount = 20'000;
+  std::mutex mutex;
+  std::set<std::uint64_t> answered;
+  std::promise<void> all;
+  const auto socket = bus.connect_dealer(echo.address(), [&](Incoming incoming) {
+    const std::lock_guard lock(mutex);
+    answered.insert(incoming.message.envelope.correlation);
+    if (answered.size() == kCount) all.set_value();
+  });
+  ASSERT_TRUE(socket);
+  for (int sent = 0; sent < kCount; ++sent) {
+    // The dealer holds back at most 10,000 that have no room yet; beyond it the sender is told.
+    while (sent - static_cast<int>(echo.received) > 5'000) std::this_thread::yield();
+    ASSERT_TRUE(bus.send(*socket, message(msg::Ok{}, static_cast<std::uint64_t>(sent) + 1)));
+  }
+  ASSERT_EQ(all.get_future().wait_for(60s), std::future_status::ready) << answered.size();
+  EXPECT_EQ(bus.undelivered_total(), 0U);
+  EXPECT_EQ(echo.bus.undelivered_total(), 0U);
+}
+
+TEST(Bus, AnswersGarbageWithAnErrorAndGoesOn) {
+  Echo echo;
+  zmq::context_t context;
+  zmq::socket_t stranger(context, zmq::socket_type::dealer);
+  stranger.set(zmq::sockopt::linger, 0);
+  stranger.set(zmq::sockopt::rcvtimeo, 10'000);
+  stranger.connect("tcp://" + echo.address());
+  for (const std::string& garbage :
+       {std::string(), std::string("hello"), std::string(64, static_cast<char>(0xff)), std::string(1000, 0)}) {
+    ASSERT_TRUE(stranger.send(zmq::buffer(garbage), zmq::send_flags::none));
+    zmq::message_t answer;
+    ASSERT_TRUE(stranger.recv(answer)) << "no answer to garbage of " << garbage.size() << " bytes";
+    const auto decoded = decode(std::as_bytes(std::span(static_cast<const char*>(answer.data()), answer.size())));
+    ASSERT_TRUE(decoded);
+    EXPECT_TRUE(std::holds_alternative<msg::Error>(decoded->body));
+  }
+  EXPECT_EQ(echo.bus.malformed_total(), 4U);
+  EXPECT_EQ(echo.received, 0);
+}
+
+TEST(Bus, DropsAPeerThatSendsAFrameOverTheLimit) {
+  Echo echo("127.0.0.1:0",
+            {.max_queued_messages = 100, .max_waiting_per_socket = 100, .max_frame_bytes = 65536, .max_frames = 8});
+  zmq::context_t context;
+  zmq::socket_t stranger(context, zmq::socket_type::dealer);
+  stranger.set(zmq::sockopt::linger, 0);
+  stranger.set(zmq::sockopt::rcvtimeo, 200);
+  stranger.connect("tcp://" + echo.address());
+  const Frame good = encode(message(msg::Ok{}).envelope);
+  stranger.send(zmq::buffer(std::string(65537, 'x')), zmq::send_flags::none);
+  // The connection is dropped, and with it what was on it; on the next one an honest message is answered.
+  zmq::message_t answer;
+  bool answered = false;
+  for (int i = 0; i < 100 && !answered; ++i) {
+    stranger.send(zmq::buffer(good.text()), zmq::send_flags::none);
+    answered = stranger.recv(answer).has_value();
+  }
+  EXPECT_TRUE(answered);
+  EXPECT_EQ(echo.bus.malformed_total(), 0U) << "the frame over the limit was taken";
+}
+
+TEST(Bus, AnswersAMessageOfTooManyFramesWithAnError) {
+  Echo echo("127.0.0.1:0",
+            {.max_queued_messages = 100, .max_waiting_per_socket = 100, .max_frame_bytes = 65536, .max_frames = 8});
+  zmq::context_t context;
+  zmq::socket_t stranger(context, zmq::socket_type::dealer);
+  stranger.set(zmq::sockopt::linger, 0);
+  stranger.set(zmq::sockopt::rcvtimeo, 10'000);
+  stranger.connect("tcp://" + echo.address());
+  for (int i = 0; i < 5000; ++i) stranger.send(zmq::buffer(std::string("x")), zmq::send_flags::sndmore);
+  stranger.send(zmq::buffer(std::string("x")), zmq::send_flags::none);
+  zmq::message_t answer;
+  ASSERT_TRUE(stranger.recv(answer));
+  const auto decoded = decode(std::as_bytes(std::span(static_cast<const char*>(answer.data()), answer.size())));
+  ASSERT_TRUE(decoded);
+  EXPECT_EQ(std::get<msg::Error>(decoded->body).message, "more than 8 frames");
+}
+
+// A worker that comes back under its old routing id would be mute for ever without handover.
+TEST(Bus, HearsAPeerThatComesBackUnderTheSameRoutingId) {
+  Echo echo;
+  zmq::context_t context;
+  for (int life = 0; life < 3; ++life) {
+    zmq::socket_t worker(context, zmq::socket_type::dealer);
+    worker.set(zmq::sockopt::linger, 0);
+    worker.set(zmq::sockopt::rcvtimeo, 10'000);
+    worker.set(zmq::sockopt::routing_id, "the-same");
+    worker.connect("tcp://" + echo.address());
+    const Frame hello = encode(message(msg::Ok{}).envelope);
+    worker.send(zmq::buffer(hello.text()), zmq::send_flags::none);
+    zmq::message_t answer;
+    ASSERT_TRUE(worker.recv(answer)) << "life " << life;
+    if (life == 1) worker.disconnect("tcp://" + echo.address());
+  }
+}
+
+TEST(Bus, CountsAMessageToAPeerThatIsGone) {
+  Echo echo;
+  echo.bus.send(echo.socket, "nobody", message(msg::Ok{}));
+  std::promise<void> after;
+  echo.bus.post([&] { after.set_value(); });
+  after.get_future().wait();
+  EXPECT_EQ(echo.bus.undelivered_total(), 1U);
+}
+
+TEST(Bus, SaysWhenAPortIsTaken) {
+  Echo echo;
+  Bus bus;
+  const auto second = bus.bind_router(echo.address(), [](Incoming) {});
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code, Code::kUnavailable);
+  EXPECT_EQ(bus.bind_router("no-port", [](Incoming) {}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(bus.bind_router("host:12x", [](Incoming) {}).error().code, Code::kInvalidArgument);
+}
+
+TEST(Bus, ReachesSubscribersWithWhatIsPublished) {
+  Bus publisher;
+  const auto out = publisher.bind_publisher("127.0.0.1:0");
+  ASSERT_TRUE(out);
+  Bus subscriber;
+  std::promise<std::uint64_t> revision;
+  std::once_flag once;
+  const auto in =
+      subscriber.connect_subscriber("127.0.0.1:" + std::to_string(publisher.port(*out)), [&](Incoming incoming) {
+        std::call_once(once,
+                       [&] { revision.set_value(std::get<msg::Changed>(incoming.message.envelope.body).revision); });
+      });
+  ASSERT_TRUE(in);
+  auto came = revision.get_future();
+  // A subscription takes effect at some later moment: publish until it has.
+  for (int i = 0; i < 1000 && came.wait_for(10ms) != std::future_status::ready; ++i) {
+    publisher.send(*out,
+                   message(msg::Changed{
+                       .revision = 12, .subject = msg::Subject::kModel, .key = "m", .last_event = 0, .state = {}}));
+  }
+  ASSERT_EQ(came.wait_for(0s), std::future_status::ready);
+  EXPECT_EQ(came.get(), 12U);
+}
+
+TEST(Bus, SendsWhatIsQueuedBeforeItStops) {
+  Echo echo;
+  constexpr int kCount = 1000;
+  {
+    Bus bus;
+    std::promise<void> connected;
+    std::once_flag once;
+    const auto socket =
+        bus.connect_dealer(echo.address(), [&](Incoming) { std::call_once(once, [&] { connected.set_value(); }); });
+    ASSERT_TRUE(socket);
+    bus.send(*socket, message(msg::Ok{}));
+    ASSERT_EQ(connected.get_future().wait_for(10s), std::future_status::ready);
+    for (int i = 1; i < kCount; ++i) bus.send(*socket, message(msg::Ok{}));
+    bus.stop(10s);
+  }
+  for (int i = 0; i < 1000 && echo.received < kCount; ++i) {
+    std::promise<void> turn;
+    echo.bus.post([&] { turn.set_value(); });
+    turn.get_future().wait_for(100ms);
+  }
+  EXPECT_EQ(echo.received, kCount);
+}
+
+}  // namespace
+}  // namespace slipway

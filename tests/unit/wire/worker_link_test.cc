@@ -1,0 +1,126 @@
+#include "lib/wire/worker_link.h"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+
+namespace slipway {
+namespace {
+
+using namespace std::chrono_literals;
+
+// The gateway's side, by script: what workers say is kept, `answer_to_hello` is what they hear.
+class Gateway {
+ public:
+  explicit Gateway(msg::Body answer_to_hello, const std::string& address = "127.0.0.1:0") {
+    auto bound = bus.bind_router(address, [this, answer = std::move(answer_to_hello)](Incoming incoming) {
+      const std::lock_guard lock(mutex);
+      if (std::holds_alternative<msg::Hello>(incoming.message.envelope.body)) {
+        ++hellos;
+        peer = incoming.peer;
+        send(answer);
+      } else if (auto* beat = std::get_if<msg::Heartbeat>(&incoming.message.envelope.body)) {
+        if (ask_again) {
+          ask_again = false;
+          send(msg::Rehello{});
+        }
+        last_beat = *beat;
+      }
+      changed.notify_all();
+    });
+    EXPECT_TRUE(bound);
+    socket = *bound;
+  }
+  void send(msg::Body body, std::uint64_t correlation = 0) {
+    bus.send(socket, peer,
+             {.envelope = {.correlation = correlation, .deadline_ms = 0, .request_id = {}, .body = std::move(body)},
+              .payload = {}});
+  }
+  template <class Condition>
+  bool wait_until(Condition condition) {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, 20s, condition);
+  }
+  [[nodiscard]] std::string address() const { return "127.0.0.1:" + std::to_string(bus.port(socket)); }
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  int hellos = 0;
+  bool ask_again = false;
+  std::string peer;
+  std::optional<msg::Heartbeat> last_beat;
+  Bus bus;
+  SocketId socket{};
+};
+
+const msg::Hello kHello{.release = "r", .role = msg::Role::kInferencer, .worker_id = WorkerId("w"), .host = "h"};
+
+msg::Heartbeat beat(std::uint32_t credits) { return {.credits = credits, .loaded = {{"m", 1}}, .draining = false}; }
+
+TEST(WorkerLink, SharesItsCreditsAmongTheGatewaysThatWelcomedIt) {
+  Gateway one(msg::Welcome{"one"});
+  Gateway two(msg::Welcome{"two"});
+  Bus bus;
+  WorkerLink link(bus, kHello, {one.address(), two.address()}, [] { return beat(5); }, [](Incoming) {});
+  ASSERT_TRUE(one.wait_until([&] { return one.last_beat && one.last_beat->credits < 5; }));
+  ASSERT_TRUE(two.wait_until([&] { return two.last_beat && two.last_beat->credits < 5; }));
+  EXPECT_EQ(one.last_beat->credits + two.last_beat->credits, 5U);
+  EXPECT_EQ(one.last_beat->loaded, (std::vector<msg::VersionKey>{{"m", 1}}));
+  EXPECT_EQ(link.welcomed(), 2);
+}
+
+TEST(WorkerLink, DoesNotCountAGatewayThatRefusesIt) {
+  Gateway good(msg::Welcome{"good"});
+  Gateway other(to_message({.code = Code::kInvalidArgument, .message = "release r came, wanted s", .path = {}}));
+  Bus bus;
+  WorkerLink link(bus, kHello, {good.address(), other.address()}, [] { return beat(4); }, [](Incoming) {});
+  ASSERT_TRUE(other.wait_until([&] { return other.hellos > 0; }));
+  ASSERT_TRUE(good.wait_until([&] { return good.last_beat.has_value(); }));
+  EXPECT_EQ(good.last_beat->credits, 4U);
+  EXPECT_EQ(link.welcomed(), 1);
+  EXPECT_FALSE(other.last_beat);
+}
+
+TEST(WorkerLink, SaysHelloAgainWhenAsked) {
+  Gateway gateway(msg::Welcome{"g"});
+  gateway.ask_again = true;
+  Bus bus;
+  WorkerLink link(bus, kHello, {gateway.address()}, [] { return beat(1); }, [](Incoming) {});
+  EXPECT_TRUE(gateway.wait_until([&] { return gateway.hellos >= 2; }));
+}
+
+TEST(WorkerLink, FindsAGatewayThatIsReplacedAtTheSameAddress) {
+  auto first = std::make_unique<Gateway>(msg::Welcome{"first"});
+  const std::string address = first->address();
+  Bus bus;
+  WorkerLink link(bus, kHello, {address}, [] { return beat(1); }, [](Incoming) {});
+  ASSERT_TRUE(first->wait_until([&] { return first->last_beat.has_value(); }));
+  first.reset();
+  Gateway second(msg::Welcome{"second"}, address);
+  // It does not know the worker: its heartbeat is answered with REHELLO.
+  ASSERT_TRUE(second.wait_until([&] { return second.last_beat.has_value() || second.hellos > 0; }));
+}
+
+TEST(WorkerLink, HandsRequestsOverAndResolvesNames) {
+  Gateway gateway(msg::Welcome{"g"});
+  Bus bus;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::uint64_t asked = 0;
+  WorkerLink link(
+      bus, kHello, {"localhost:" + std::to_string(gateway.bus.port(gateway.socket))}, [] { return beat(1); },
+      [&](Incoming incoming) {
+        const std::lock_guard lock(mutex);
+        asked = incoming.message.envelope.correlation;
+        changed.notify_all();
+      });
+  ASSERT_TRUE(gateway.wait_until([&] { return gateway.last_beat.has_value(); }));
+  gateway.send(msg::Infer{}, 77);
+  std::unique_lock lock(mutex);
+  EXPECT_TRUE(changed.wait_for(lock, 20s, [&] { return asked == 77; }));
+}
+
+}  // namespace
+}  // namespace slipway
