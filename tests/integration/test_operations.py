@@ -1,0 +1,157 @@
+"""What an operator leans on: health, metrics, logs, draining, limits that push back."""
+
+import concurrent.futures
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+import requests
+
+from cluster import BIN, wait_for
+from idx import four_files, small_job
+
+IMAGE = [[20] * 8] * 8
+
+
+def test_every_service_has_metrics_and_health(stripes):
+    stripes.predict("stripes", [IMAGE])
+    for service in stripes.services():
+        base = f"http://127.0.0.1:{service['ports']['metrics']}"
+        assert requests.get(base + "/healthz", timeout=10).status_code == 200
+        assert requests.get(base + "/readyz", timeout=10).status_code == 200
+        names = {line.split("{")[0].split(" ")[0] for line in requests.get(base + "/metrics", timeout=10).text.splitlines()
+                 if line and not line.startswith("#")}
+        own = [n for n in names if n.startswith(f"slipway_{service['role']}_")]
+        assert own, (service["role"], sorted(names))
+
+
+def test_idle_gateway_and_registry_are_small(start):
+    cluster = start()
+    for role in ("gateway", "registry"):
+        print(role, f"{cluster.rss_mib(role):.1f} MiB")
+        assert cluster.rss_mib(role) < 64, role
+
+
+def test_logs_can_be_json(start):
+    cluster = start(*[f"--{role}-arg=--log-format=json" for role in ("registry", "gateway", "trainer", "inferencer")])
+    cluster.get("/api/v1/models")
+    files = list((cluster.state / "logs").glob("*.log"))
+    assert files
+    for path in files:
+        for line in path.read_text().splitlines():
+            if line.strip():
+                assert {"time", "level", "service", "message"} <= set(json.loads(line)), line
+
+
+def test_a_full_queue_pushes_back(start):
+    cluster = start("--gateway-arg=--max-queued-requests=4", "--inferencer-arg=--max-queued-rows=64",
+                    "--inferencer-arg=--max-batch-rows=64")
+    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    cluster.train(small_job())
+    wait_for(lambda: cluster.predict("stripes", [IMAGE]).status_code == 200, 30)
+    url = cluster.url + "/v1/models/stripes:predict"
+    body = json.dumps({"instances": [IMAGE] * 64})
+
+    def ask(_):
+        answer = requests.post(url, data=body, timeout=60)
+        return answer.status_code, answer.headers.get("Retry-After")
+
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(ask, range(400)))
+    assert {status for status, _ in answers} <= {200, 503}
+    assert any(status == 200 for status, _ in answers)
+    assert all(retry for status, retry in answers if status == 503)
+    assert cluster.predict("stripes", [IMAGE]).status_code == 200
+
+
+def test_a_deadline_is_kept(start):
+    cluster = start()
+    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    cluster.train(small_job())
+    wait_for(lambda: cluster.predict("stripes", [IMAGE]).status_code == 200, 30)
+    cluster.kill("inferencer", signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        answer = cluster.predict("stripes", [IMAGE], headers={"X-Request-Timeout-Ms": "300"})
+        assert answer.status_code in (503, 504), answer.text
+        assert time.monotonic() - begin < 5
+    finally:
+        cluster.kill("inferencer", signal.SIGCONT)
+    wait_for(lambda: cluster.predict("stripes", [IMAGE]).status_code == 200, 30, "the inferencer coming back")
+
+
+def test_a_stopping_gateway_answers_what_it_has(start):
+    cluster = start()
+    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    cluster.train(small_job())
+    wait_for(lambda: cluster.predict("stripes", [IMAGE]).status_code == 200, 30)
+    url = cluster.url + "/v1/models/stripes:predict"
+
+    def ask(_):
+        try:
+            return requests.post(url, json={"instances": [IMAGE] * 32}, timeout=60).status_code
+        except requests.ConnectionError as error:
+            # Refused before anything was sent is fine, an answer lost on the way is not.
+            return "refused" if "refused" in str(error).lower() else f"lost: {error}"
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, i) for i in range(200)]
+        wait_for(lambda: sum(a.done() for a in asked) > 20, 30)
+        cluster.kill("gateway", signal.SIGTERM)
+        outcomes = [a.result() for a in asked]
+    assert set(outcomes) <= {200, 503, "refused"}, set(outcomes)
+
+
+def test_stopping_everything_exits_with_0_and_leaves_no_process(start):
+    cluster = start()
+    pids = [s["pid"] for s in cluster.services()]
+    assert cluster.stop() == 0
+    for pid in pids:
+        with pytest.raises(FileNotFoundError):
+            open(f"/proc/{pid}/status").close()
+
+
+def slipway(cluster, *arguments, check=True):
+    result = subprocess.run([BIN / "slipway", "--server", cluster.url, *arguments], capture_output=True, text=True, timeout=300)
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def test_the_command_line_does_the_main_job(start, tmp_path):
+    cluster = start()
+    for name, data in four_files(compress=True).items():
+        (tmp_path / name).write_bytes(data)
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps(small_job(epochs=3)))
+    image = tmp_path / "image.json"
+    image.write_text(json.dumps(IMAGE))
+    put = slipway(cluster, "dataset", "put", "stripes", *map(str, sorted(tmp_path.glob("*.gz"))))
+    assert "stripes" in put.stdout
+    assert "stripes" in slipway(cluster, "dataset", "list").stdout
+    train = slipway(cluster, "train", str(job), "--watch")
+    assert "accuracy" in train.stdout + train.stderr and "SUCCEEDED" in (train.stdout + train.stderr).upper()
+    listed = json.loads(slipway(cluster, "--json", "jobs").stdout)
+    assert listed["items"][0]["state"] == "SUCCEEDED"
+    assert "stripes" in slipway(cluster, "models").stdout
+    slipway(cluster, "alias", "set", "stripes", "prod", "1", "--reason", "try")
+    predicted = slipway(cluster, "predict", "stripes", "--file", str(image))
+    assert predicted.stdout.strip()
+    measured = slipway(cluster, "evaluate", "stripes", "--images", str(tmp_path / "t10k-images-idx3-ubyte.gz"),
+                       "--labels", str(tmp_path / "t10k-labels-idx1-ubyte.gz"))
+    accuracy = float(measured.stdout.strip().splitlines()[-1].removeprefix("test accuracy "))
+    assert accuracy > 0.9, measured.stdout
+
+
+def test_the_command_line_says_what_is_wrong(start, tmp_path):
+    cluster = start()
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"publish": {"model": "x"}}')
+    refused = slipway(cluster, "train", str(bad), check=False)
+    assert refused.returncode == 1 and "$" in refused.stderr, refused
+    assert slipway(cluster, "jobs", "job-99", check=False).returncode == 1
+    assert slipway(cluster, "no-such-command", check=False).returncode == 2
+    away = subprocess.run([BIN / "slipway", "--server", "http://127.0.0.1:1", "models"], capture_output=True, text=True, timeout=60)
+    assert away.returncode == 3 and "127.0.0.1:1" in away.stderr, away

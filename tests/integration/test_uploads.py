@@ -1,0 +1,201 @@
+"""Uploads: bounded memory, clear refusals, and a disk that is full for a while."""
+
+import gzip
+import pathlib
+import struct
+import time
+
+import pytest
+
+from cluster import wait_for
+from idx import four_files, idx, small_job
+
+
+def refused(cluster, files, *words, status=400):
+    answer = cluster.put_dataset("bad", files)
+    assert answer.status_code == status, answer.text
+    document = answer.json()
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert document["status"] == status
+    for word in words:
+        assert str(word) in document["detail"], document["detail"]
+    assert cluster.get("/api/v1/datasets/bad").status_code == 404, "nothing of it may be there"
+
+
+def changed(**files):
+    return {**four_files(rows=40, test_rows=8), **{name.replace("_", "-"): data for name, data in files.items()}}
+
+
+def test_a_truncated_idx_is_refused(cluster):
+    files = four_files(rows=40, test_rows=8)
+    files["train-images-idx3-ubyte"] = files["train-images-idx3-ubyte"][:-1]
+    refused(cluster, files, "train-images-idx3-ubyte", 40 * 64, 40 * 64 - 1)
+
+
+def test_an_idx_with_bytes_too_many_is_refused(cluster):
+    files = four_files(rows=40, test_rows=8)
+    files["train-labels-idx1-ubyte"] += b"\0"
+    refused(cluster, files, "train-labels-idx1-ubyte")
+
+
+def test_an_idx_that_is_none_is_refused(cluster):
+    refused(cluster, changed(train_images_idx3_ubyte=b"\x89PNG\r\n\x1a\n" + bytes(100)), "train-images-idx3-ubyte")
+
+
+def test_an_idx_whose_dimensions_overflow_is_refused(cluster):
+    header = struct.pack(">BBBB3I", 0, 0, 8, 3, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+    refused(cluster, changed(train_images_idx3_ubyte=header + bytes(10)), "train-images-idx3-ubyte")
+
+
+def test_counts_that_differ_are_refused(cluster):
+    refused(cluster, changed(train_labels_idx1_ubyte=idx((39,), [0] * 39)), 40, 39)
+
+
+def test_a_missing_file_is_named(cluster):
+    files = four_files(rows=40)
+    del files["train-labels-idx1-ubyte"]
+    refused(cluster, files, "train-labels-idx1-ubyte")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "trailing"])
+def test_a_corrupt_gzip_is_refused(cluster, damage):
+    files = four_files(rows=40, test_rows=8, compress=True)
+    name = "train-images-idx3-ubyte.gz"
+    data = bytearray(files[name])
+    if damage == "cut":
+        data = data[:-6]
+    elif damage == "flipped":
+        data[len(data) // 2] ^= 0xFF
+    else:
+        data += b"more"
+    files[name] = bytes(data)
+    refused(cluster, files, "train-images-idx3-ubyte", "gzip")
+
+
+@pytest.mark.parametrize("table, words", [
+    (b"a,b\n1,2\n3\n", ["row 2"]),
+    (b"a,b\n1,2\n3,4,5\n", ["row 2"]),
+    (b"a,b\n1,2\n,4\n", ["row 2", "'a'", "empty"]),
+    (b"a,b\n1,2\n3,oops\n", ["row 2", "'b'", "oops"]),
+    (b"a,b\n1,nan\n", ["'b'"]),
+    (b"a,a\n1,2\n", ["'a'"]),
+    (b"a,\n1,2\n", ["name"]),
+    (b"a,b\n", ["row"]),
+    (b"", ["empty"]),
+])
+def test_a_broken_csv_is_refused_where_it_breaks(cluster, table, words):
+    refused(cluster, {"t.csv": table}, *words)
+
+
+def test_a_file_of_an_unknown_kind_is_refused(cluster):
+    refused(cluster, {"t.parquet": b"PAR1"}, "t.parquet")
+
+
+def test_a_bad_name_is_refused(cluster):
+    for name in ("..", "a b", "%2e%2e%2fx", "x" * 200):
+        answer = cluster.put_dataset(name, {"t.csv": b"a,b\n1,2\n"})
+        assert answer.status_code in (400, 404), (name, answer.text)
+
+
+def test_a_label_outside_the_classes_is_refused_at_submission(cluster):
+    assert cluster.put_dataset("seven", four_files(classes=7, side=8)).status_code == 201
+    answer = cluster.post("/api/v1/jobs", json=small_job(dataset="seven", classes=4))
+    assert answer.status_code == 400
+    assert "6" in answer.json()["detail"] and "4" in answer.json()["detail"], answer.text
+    assert answer.json()["path"].startswith("$.")
+
+
+def test_an_unknown_target_is_refused_at_submission(cluster):
+    assert cluster.put_dataset("table", {"t.csv": b"a,b\n1,2\n3,4\n"}).status_code == 201
+    job = small_job(dataset={"name": "table", "target": "price"})
+    answer = cluster.post("/api/v1/jobs", json=job)
+    assert answer.status_code == 400 and "price" in answer.json()["detail"], answer.text
+    assert answer.json()["path"] == "$.dataset.target"
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(cluster):
+    import socket
+    from urllib.parse import urlsplit
+    url = urlsplit(cluster.url)
+    with socket.create_connection((url.hostname, url.port)) as connection:
+        connection.sendall(b"PUT /api/v1/datasets/broken?file=t.csv HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n"
+                           + b"a,b\n" + b"1,2\n" * 100_000)
+    assert cluster.get("/api/v1/datasets/broken").status_code == 404
+    assert cluster.get("/api/v1/datasets").status_code == 200
+
+
+class Gigabyte:
+    """A body of 1 GiB that is never in memory: a CSV of one row again and again."""
+
+    row = (",".join(["0.123456789"] * 85) + "\n").encode()
+    header = (",".join(f"c{i}" for i in range(85)) + "\n").encode()
+
+    def __init__(self, size):
+        self.rows = size // len(self.row)
+
+    def __iter__(self):
+        yield self.header
+        block = self.row * 1000
+        for _ in range(self.rows // 1000):
+            yield block
+
+
+def test_a_gigabyte_passes_in_bounded_memory(start):
+    cluster = start()
+    before = {role: cluster.rss_mib(role) for role in ("gateway", "registry")}
+    peak = dict(before)
+
+    def watch():
+        for role in peak:
+            peak[role] = max(peak[role], cluster.rss_mib(role))
+
+    def body():
+        for block in Gigabyte(1 << 30):
+            watch()
+            yield block
+
+    begin = time.monotonic()
+    answer = cluster.request("PUT", "/api/v1/datasets/large?file=large.csv", data=body(), timeout=900)
+    watch()
+    assert answer.status_code == 201, answer.text
+    size = answer.json()["size_bytes"]
+    assert size > (1 << 30) * 0.99
+    print({role: f"+{peak[role] - before[role]:.0f} MiB" for role in peak}, f"{size / 2**20 / (time.monotonic() - begin):.0f} MiB/s")
+    assert peak["gateway"] - before["gateway"] < 64
+    assert peak["registry"] - before["registry"] < 256
+
+
+def test_a_full_disk_refuses_writes_keeps_reads_and_recovers(start, tmp_path):
+    library = pathlib.Path(__file__).resolve()
+    import os
+    library = pathlib.Path(os.environ["SLIPWAY_BIN"]).parent / "lib" / "libslipway_full_disk.so"
+    assert library.exists(), library
+    full = tmp_path / "full"
+    state = tmp_path / "state"
+    state.mkdir()
+    cluster = start(keep=state, env={"LD_PRELOAD": str(library), "FULL_DISK_WHEN": str(full),
+                                     "FULL_DISK_UNDER": str(state / "registry")})
+    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    cluster.train(small_job())
+    registry = cluster.service("registry")["pid"]
+    full.touch()
+    refusal = cluster.put_dataset("more", four_files(seed=9))
+    assert refusal.status_code == 503 and "Retry-After" in refusal.headers, refusal.text
+    job = cluster.post("/api/v1/jobs", json=small_job())
+    assert job.status_code == 503 and "Retry-After" in job.headers, job.text
+    assert cluster.get("/api/v1/models/stripes").json()["latest"] == 1
+    assert cluster.get("/api/v1/datasets/stripes").status_code == 200
+    assert cluster.predict("stripes", [[[0] * 8] * 8]).status_code == 200
+    full.unlink()
+    wait_for(lambda: cluster.put_dataset("more", four_files(seed=9)).status_code == 201, 60, "room being noticed")
+    cluster.train(small_job(seed=8))
+    assert cluster.get("/api/v1/models/stripes").json()["latest"] == 2
+    assert cluster.service("registry")["pid"] == registry, "the registry must not have needed a restart"
+
+
+def test_gzip_bombs_stop_at_the_limit(start):
+    cluster = start("--registry-arg=--max-upload-bytes=2000000")
+    bomb = gzip.compress(b"a\n" + b"1\n" * 20_000_000)
+    assert len(bomb) < 100_000
+    answer = cluster.put_dataset("bomb", {"t.csv.gz": bomb})
+    assert answer.status_code == 413 and "2000000" in answer.text, answer.text
