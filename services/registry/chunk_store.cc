@@ -1,0 +1,219 @@
+#include "services/registry/chunk_store.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <format>
+
+#include "lib/base/sha256.h"
+
+namespace slipway::registry {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+class File {
+ public:
+  File(const fs::path& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0640)) {}
+  ~File() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  [[nodiscard]] bool is_open() const { return fd_ >= 0; }
+  [[nodiscard]] int fd() const { return fd_; }
+
+ private:
+  const int fd_;
+};
+
+// No room: back off. Everything else: a fault of the disk or of ours.
+std::unexpected<Error> io_error(const std::string& what, int error) {
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
+    return std::unexpected(
+        Error{.code = Code::kUnavailable,
+              .message = std::format("the registry's disk is full ({}: {})", what, std::strerror(error)),
+              .path = {},
+              .retry_after = 5s});
+  }
+  return fail(Code::kInternal, std::format("{}: {}", what, std::strerror(error)));
+}
+
+Result<void> write_synced(const fs::path& path, std::span<const std::byte> bytes) {
+  const File file(path, O_WRONLY | O_CREAT | O_EXCL);
+  if (!file.is_open()) return io_error("cannot create a chunk", errno);
+  while (!bytes.empty()) {
+    const auto written = ::write(file.fd(), bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return io_error("cannot write a chunk", errno);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+  if (::fsync(file.fd()) != 0) return io_error("cannot sync a chunk", errno);
+  return {};
+}
+
+Result<void> sync_folder(const fs::path& folder) {
+  const File file(folder, O_RDONLY | O_DIRECTORY);
+  if (!file.is_open() || ::fsync(file.fd()) != 0) return io_error("cannot sync the chunk folder", errno);
+  return {};
+}
+
+Result<std::vector<std::byte>> read_whole(const fs::path& path) {
+  const File file(path, O_RDONLY);
+  if (!file.is_open()) {
+    if (errno == ENOENT) return fail(Code::kNotFound, "there is no such chunk");
+    return io_error("cannot open a chunk", errno);
+  }
+  struct stat info{};
+  if (::fstat(file.fd(), &info) != 0) return io_error("cannot open a chunk", errno);
+  // One more than it should be shows a file that is too long.
+  std::vector<std::byte> bytes(std::min(static_cast<std::size_t>(info.st_size), kChunkBytes) + 1);
+  std::size_t size = 0;
+  while (size < bytes.size()) {
+    const auto count = ::read(file.fd(), bytes.data() + size, bytes.size() - size);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return io_error("cannot read a chunk", errno);
+    if (count == 0) break;
+    size += static_cast<std::size_t>(count);
+  }
+  bytes.resize(size);
+  return bytes;
+}
+
+}  // namespace
+
+std::size_t DigestHash::operator()(const Digest& digest) const noexcept {
+  std::size_t hash = 0;  // the digest's own bytes are as good as random
+  std::memcpy(&hash, digest.bytes.data(), sizeof hash);
+  return hash;
+}
+
+Result<std::uint64_t> free_bytes(const fs::path& folder) {
+  struct statvfs info{};
+  if (::statvfs(folder.c_str(), &info) != 0) return io_error("cannot tell how much room the disk has", errno);
+  return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
+}
+
+ChunkStore::ChunkStore(fs::path folder, std::uint64_t min_free_bytes)
+    : folder_(std::move(folder)), min_free_bytes_(min_free_bytes) {}
+
+Result<std::unique_ptr<ChunkStore>> ChunkStore::open(const fs::path& folder, std::uint64_t min_free_bytes) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!error) fs::remove_all(folder / "tmp", error);
+  if (!error) fs::create_directory(folder / "tmp", error);
+  for (int i = 0; i < 256 && !error; ++i) fs::create_directory(folder / std::format("{:02x}", i), error);
+  if (error) return fail(Code::kUnavailable, std::format("{}: {}", folder.string(), error.message()));
+  for (const fs::path& made : {folder, folder.parent_path()}) {
+    if (auto synced = sync_folder(made.empty() ? "." : made); !synced) return std::unexpected(synced.error());
+  }
+
+  std::unique_ptr<ChunkStore> store(new ChunkStore(folder, min_free_bytes));
+  for (auto entry = fs::recursive_directory_iterator(folder, error); !error && entry != fs::end(entry);
+       entry.increment(error)) {
+    std::error_code gone;
+    if (entry->is_regular_file(gone)) store->stored_bytes_ += entry->file_size(gone);
+  }
+  if (error) return fail(Code::kUnavailable, std::format("{}: {}", folder.string(), error.message()));
+  return store;
+}
+
+fs::path ChunkStore::path_of(const Digest& digest) const {
+  const std::string hex = to_hex(digest);
+  return folder_ / hex.substr(0, 2) / hex.substr(2);
+}
+
+// Whether the chunk is there, whole; then it counts as put just now.
+Result<bool> ChunkStore::keep_existing(const Digest& digest, const fs::path& path) {
+  const auto existing = read_whole(path);
+  if (!existing || sha256(*existing) != digest) return false;
+
+  const std::lock_guard lock(names_);
+  if (::utimensat(AT_FDCWD, path.c_str(), nullptr, 0) != 0) return false;  // swept meanwhile
+  // Its name may not have reached the disk when the process that gave it was killed.
+  if (auto synced = sync_folder(path.parent_path()); !synced) return std::unexpected(synced.error());
+  return true;
+}
+
+Result<void> ChunkStore::put(const Digest& digest, std::span<const std::byte> bytes) {
+  if (bytes.size() > kChunkBytes) return fail(Code::kInternal, "a chunk of more than 4 MiB");
+  const fs::path path = path_of(digest);
+  auto kept = keep_existing(digest, path);
+  if (!kept) return std::unexpected(std::move(kept).error());
+  if (*kept) return {};
+
+  const auto free = free_bytes(folder_);
+  if (!free) return std::unexpected(free.error());
+  if (*free < min_free_bytes_ || *free - min_free_bytes_ < bytes.size()) {
+    return std::unexpected(Error{.code = Code::kUnavailable,
+                                 .message = std::format("the registry's disk is full: {} bytes are free, {} are kept "
+                                                        "free",
+                                                        *free, min_free_bytes_),
+                                 .path = {},
+                                 .retry_after = 5s});
+  }
+
+  const fs::path temporary = folder_ / "tmp" / std::to_string(++next_temporary_);
+  auto written = write_synced(temporary, bytes);
+  if (!written) {
+    ::unlink(temporary.c_str());
+    return written;
+  }
+  const std::lock_guard lock(names_);
+  struct stat before{};
+  const bool replaces = ::stat(path.c_str(), &before) == 0;
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(temporary.c_str());
+    return io_error("cannot name a chunk", error);
+  }
+  stored_bytes_ += bytes.size() - (replaces ? static_cast<std::uint64_t>(before.st_size) : 0);
+  return sync_folder(path.parent_path());
+}
+
+Result<std::vector<std::byte>> ChunkStore::get(const Digest& digest) const {
+  auto bytes = read_whole(path_of(digest));
+  if (!bytes) {
+    auto error = std::move(bytes).error();
+    error.message += ": " + to_hex(digest);
+    return std::unexpected(std::move(error));
+  }
+  if (sha256(*bytes) != digest) {
+    return fail(Code::kDataLoss, std::format("chunk {} is damaged on the registry's disk: its {} bytes have another "
+                                             "digest",
+                                             to_hex(digest), bytes->size()));
+  }
+  return bytes;
+}
+
+std::uint64_t ChunkStore::sweep(const DigestSet& referenced, fs::file_time_type older_than) {
+  std::uint64_t deleted = 0;
+  for (int i = 0; i < 256; ++i) {
+    const std::string prefix = std::format("{:02x}", i);
+    std::error_code error;
+    for (auto entry = fs::directory_iterator(folder_ / prefix, error); !error && entry != fs::end(entry);
+         entry.increment(error)) {
+      const auto digest = digest_from_hex(prefix + entry->path().filename().string());
+      if (!digest || referenced.contains(*digest)) continue;
+
+      const std::lock_guard lock(names_);
+      std::error_code gone;
+      const auto last_put = fs::last_write_time(entry->path(), gone);
+      const auto size = gone ? 0 : fs::file_size(entry->path(), gone);
+      if (gone || last_put >= older_than || !fs::remove(entry->path(), gone)) continue;
+      stored_bytes_ -= size;
+      ++deleted;
+    }
+    if (error) spdlog::warn("chunk sweep cannot read a folder prefix={} error=\"{}\"", prefix, error.message());
+  }
+  return deleted;
+}
+
+}  // namespace slipway::registry

@@ -1,0 +1,62 @@
+// Immutable, content-addressed files of at most 4 MiB: the bytes of data sets, checkpoints and versions.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <unordered_set>
+#include <vector>
+
+#include "lib/base/error.h"
+#include "schema/records.h"
+
+namespace slipway::registry {
+
+inline constexpr std::size_t kChunkBytes = 4 << 20;
+
+struct DigestHash {
+  std::size_t operator()(const Digest& digest) const noexcept;
+};
+using DigestSet = std::unordered_set<Digest, DigestHash>;
+
+// Bytes free for this process on the file system that holds `folder`. Errors: kInternal (cannot be asked).
+[[nodiscard]] Result<std::uint64_t> free_bytes(const std::filesystem::path& folder);
+
+// Layout: <folder>/ab/cdef..., the digest in hexadecimal; <folder>/tmp/ holds what is being written and is emptied at
+// open. Threads: thread-safe. Only one process may use a folder at a time (the database beside it is locked).
+class ChunkStore {
+ public:
+  // Errors: kUnavailable (the folder cannot be made or written).
+  [[nodiscard]] static Result<std::unique_ptr<ChunkStore>> open(const std::filesystem::path& folder,
+                                                                std::uint64_t min_free_bytes);
+
+  // Stores `bytes`, at most kChunkBytes, whose SHA-256 is `digest`. When it returns they are on the disk, whole and
+  // under their name. Bytes that are there already are not written again, unless they are damaged. Errors: kUnavailable
+  // (disk full, or less than min_free_bytes would be left; retry later), kInternal (I/O).
+  [[nodiscard]] Result<void> put(const Digest& digest, std::span<const std::byte> bytes);
+
+  // Errors: kNotFound (no such chunk), kDataLoss (the stored bytes are not those of the digest), kInternal (I/O).
+  [[nodiscard]] Result<std::vector<std::byte>> get(const Digest& digest) const;
+
+  // Deletes the chunks that are not in `referenced` and were last put before `older_than`; returns how many.
+  std::uint64_t sweep(const DigestSet& referenced, std::filesystem::file_time_type older_than);
+
+  [[nodiscard]] std::uint64_t stored_bytes() const { return stored_bytes_; }
+
+ private:
+  ChunkStore(std::filesystem::path folder, std::uint64_t min_free_bytes);
+  [[nodiscard]] std::filesystem::path path_of(const Digest& digest) const;
+  [[nodiscard]] Result<bool> keep_existing(const Digest& digest, const std::filesystem::path& path);
+
+  const std::filesystem::path folder_;
+  const std::uint64_t min_free_bytes_;
+  std::atomic<std::uint64_t> stored_bytes_{0};
+  std::atomic<std::uint64_t> next_temporary_{0};
+  std::mutex names_;  // held while a chunk gets its name, is kept once more, or is deleted
+};
+
+}  // namespace slipway::registry

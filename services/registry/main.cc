@@ -1,0 +1,70 @@
+// slipway-registry: wires the registry, runs it, drains it at SIGTERM.
+#include <malloc.h>
+
+#include <cmath>
+#include <format>
+
+#include "lib/base/log.h"
+#include "lib/base/service.h"
+#include "lib/obs/health_server.h"
+#include "services/registry/server.h"
+
+int main(int argc, char** argv) {
+  using namespace slipway;
+  block_stop_signals();
+  // Parts and chunks come and go by the megabyte: they are given back to the system at once, so that an upload leaves
+  // the idle process as small as it was.
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+  mallopt(M_ARENA_MAX, 2);
+
+  ServiceSettings settings;
+  registry::ServerOptions server_options;
+  std::string data_dir = "/var/lib/slipway";
+  int bus_port = 7071;
+  int events_port = 7072;
+  double lease_seconds = 10;
+  Options options("Keeps Slipway's models, versions, aliases, data sets and jobs.", "slipway-registry");
+  settings.add_to(options);
+  options.add("data-dir", data_dir, "Folder of the database and the chunks; one registry at a time");
+  options.add("bus-port", bus_port, "Port of the calls; 0: any free one");
+  options.add("events-port", events_port, "Port of the events; 0: any free one");
+  options.add("lease-seconds", lease_seconds, "Time without a report after which a trainer has lost its job");
+  options.add("min-free-bytes", server_options.min_free_bytes, "Room on the disk that uploads leave free");
+  options.add("max-upload-bytes", server_options.uploads.max_bytes, "Largest upload, decompressed");
+  if (const auto code = options.parse(argc, argv)) return *code;
+  if (auto started = start_logging("slipway-registry", settings.log_format, settings.log_level); !started) {
+    return exit_with(started.error());
+  }
+  if (!std::isfinite(lease_seconds) || lease_seconds < 0.1 || lease_seconds > 3600) {
+    return exit_with({.code = Code::kInvalidArgument,
+                      .message = std::format("lease-seconds {}: wanted 0.1 to 3600", lease_seconds),
+                      .path = {}});
+  }
+
+  server_options.data_dir = data_dir;
+  server_options.calls_address = std::format("{}:{}", settings.listen_address, bus_port);
+  server_options.events_address = std::format("{}:{}", settings.listen_address, events_port);
+  server_options.jobs.lease = std::chrono::milliseconds(std::llround(lease_seconds * 1000));
+
+  Bus bus;
+  auto server = registry::Server::start(bus, std::move(server_options));
+  if (!server) return exit_with(server.error());
+  auto health = obs::HealthServer::start(settings.listen_address, settings.metrics_port,
+                                         [&server] { return (*server)->not_ready(); });
+  if (!health) return exit_with(health.error());
+  if (auto announced = announce(
+          settings.announce,
+          {{"bus", (*server)->calls_port()}, {"events", (*server)->events_port()}, {"metrics", (*health)->port()}});
+      !announced) {
+    return exit_with(announced.error());
+  }
+  spdlog::info("registry ready bus={} events={} metrics={} data={}", (*server)->calls_port(), (*server)->events_port(),
+               (*health)->port(), log_value(data_dir));
+
+  const int signal = wait_for_stop_signal();
+  spdlog::info("stopping signal={}", signal);
+  (*server)->stop();
+  bus.stop(std::chrono::seconds(1));  // answers that are still on their way
+  spdlog::info("stopped");
+  return 0;
+}

@@ -1,0 +1,72 @@
+#include "services/registry/names.h"
+
+#include <algorithm>
+#include <boost/nowide/utf/utf.hpp>
+#include <charconv>
+#include <format>
+
+namespace slipway::registry {
+namespace {
+
+constexpr std::size_t kNumberDigits = 20;
+
+bool is_letter_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
+
+}  // namespace
+
+Result<void> check_name(std::string_view what, std::string_view name) {
+  const bool fits =
+      !name.empty() && name.size() <= 128 && is_letter_or_digit(name[0]) &&
+      std::ranges::all_of(name, [](char c) { return is_letter_or_digit(c) || c == '.' || c == '_' || c == '-'; });
+  if (fits) return {};
+  const auto shown = check_text(what, name, 128) ? std::format("'{}'", name) : std::format("{} bytes", name.size());
+  return fail(Code::kInvalidArgument,
+              std::format("{} {}: wanted 1 to 128 letters, digits, '.', '_' and '-', beginning with a letter or digit",
+                          what, shown));
+}
+
+Result<void> check_text(std::string_view what, std::string_view text, std::size_t max_bytes) {
+  if (text.size() > max_bytes) {
+    return fail(Code::kTooLarge, std::format("{} has {} bytes, at most {} are taken", what, text.size(), max_bytes));
+  }
+  for (const char *at = text.data(), *end = at + text.size(); at != end;) {
+    const auto point = boost::nowide::utf::utf_traits<char>::decode(at, end);
+    if (point == boost::nowide::utf::illegal || point == boost::nowide::utf::incomplete) {
+      return fail(Code::kInvalidArgument, std::format("{} is not UTF-8", what));
+    }
+    if ((point < 0x20 && point != '\n' && point != '\t') || point == 0x7f) {
+      return fail(Code::kInvalidArgument, std::format("{} holds control characters", what));
+    }
+  }
+  return {};
+}
+
+JobId job_id(std::uint64_t number) { return JobId(std::format("job-{}", number)); }
+
+Result<std::uint64_t> job_number(const JobId& id) {
+  constexpr std::string_view kPrefix = "job-";
+  const std::string& text = id.text();
+  std::uint64_t number = 0;
+  if (text.starts_with(kPrefix)) {
+    const auto [end, error] = std::from_chars(text.data() + kPrefix.size(), text.data() + text.size(), number);
+    if (error == std::errc() && end == text.data() + text.size() && number > 0 && job_id(number) == id) return number;
+  }
+  const bool plain = check_text("id", text, 64).has_value();
+  return fail(Code::kNotFound, plain ? std::format("there is no job '{}'", text) : std::string("there is no such job"));
+}
+
+std::string number_key(std::uint64_t number) { return std::format("{:020}", number); }
+
+std::string numbered_key(std::string_view name, std::uint64_t number) { return std::format("{}/{:020}", name, number); }
+
+std::uint64_t number_of(std::string_view key) {
+  std::uint64_t number = 0;
+  const auto digits = key.substr(key.size() < kNumberDigits ? 0 : key.size() - kNumberDigits);
+  std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  return number;
+}
+
+std::string first_key(std::string_view name) { return std::string(name) + "/"; }
+std::string end_key(std::string_view name) { return std::string(name) + "0"; }
+
+}  // namespace slipway::registry

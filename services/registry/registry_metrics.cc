@@ -1,0 +1,60 @@
+#include "services/registry/registry_metrics.h"
+
+#include <variant>
+
+namespace slipway::registry {
+namespace {
+
+// In the order of msg::Body.
+constexpr std::array kKinds{"nothing",          "error",         "ok",           "hello",          "welcome",
+                            "rehello",          "heartbeat",     "infer",        "inferred",       "cancel",
+                            "runJob",           "inspect",       "inspected",    "openUpload",     "uploadOpened",
+                            "uploadPart",       "abortUpload",   "getUpload",    "uploadedFiles",  "getChunk",
+                            "commitDataset",    "datasetStored", "getDataset",   "listDatasets",   "datasets",
+                            "createJob",        "getJob",        "listJobs",     "jobs",           "cancelJob",
+                            "listJobEvents",    "jobEvents",     "claimJob",     "reportJob",      "jobOrders",
+                            "commitCheckpoint", "getCheckpoint", "checkpoints",  "publish",        "endAttempt",
+                            "commitVersion",    "getVersion",    "listVersions", "versions",       "getModel",
+                            "listModels",       "models",        "moveAlias",    "listAliasMoves", "aliasMoves",
+                            "changed"};
+static_assert(kKinds.size() == std::variant_size_v<msg::Body>);
+
+constexpr std::array kStates{"queued", "starting", "running", "retrying", "succeeded", "failed", "cancelled"};
+
+prometheus::Gauge& gauge(const char* name, const char* help) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(obs::metrics()).Add({});
+}
+
+}  // namespace
+
+const char* kind_name(const msg::Body& body) { return kKinds[body.index()]; }
+
+RegistryMetrics::RegistryMetrics()
+    : requests_(prometheus::BuildCounter()
+                    .Name("slipway_registry_requests_total")
+                    .Help("Calls answered, by kind of message and code of the answer")
+                    .Register(obs::metrics())),
+      commit_seconds_(prometheus::BuildHistogram()
+                          .Name("slipway_registry_commit_seconds")
+                          .Help("Time to write and sync a commit")
+                          .Register(obs::metrics())
+                          .Add({}, obs::latency_buckets())),
+      stored_bytes_(gauge("slipway_registry_stored_bytes", "Bytes in chunk files")),
+      free_bytes_(gauge("slipway_registry_free_bytes", "Bytes free on the data folder's file system")),
+      uploads_(gauge("slipway_registry_uploads", "Uploads that are known")),
+      queued_jobs_(gauge("slipway_registry_queued_jobs", "Jobs that wait for a trainer")) {
+  auto& family = prometheus::BuildGauge().Name("slipway_registry_jobs").Help("Jobs by state").Register(obs::metrics());
+  for (std::size_t i = 0; i < kStates.size(); ++i) jobs_[i] = &family.Add({{"state", kStates[i]}});
+}
+
+void RegistryMetrics::count_request(const char* kind, const char* code) {
+  requests_.Add({{"kind", kind}, {"code", code}}).Increment();
+}
+
+void RegistryMetrics::set_jobs(const std::array<std::int64_t, 7>& by_state) {
+  for (std::size_t i = 0; i < by_state.size(); ++i) jobs_[i]->Set(static_cast<double>(by_state[i]));
+  queued_jobs_.Set(static_cast<double>(by_state[static_cast<std::size_t>(JobState::kQueued)] +
+                                       by_state[static_cast<std::size_t>(JobState::kRetrying)]));
+}
+
+}  // namespace slipway::registry

@@ -1,0 +1,50 @@
+// The registry as its callers see it: messages in, calls on uploads, catalog and jobs, answers and events out.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "lib/wire/bus.h"
+#include "services/registry/job_book.h"
+#include "services/registry/upload_table.h"
+
+namespace slipway::registry {
+
+struct ServerOptions {
+  std::filesystem::path data_dir;
+  std::string calls_address;  // "host:port"; port 0: any free one
+  std::string events_address;
+  std::uint64_t min_free_bytes = 256ULL << 20;
+  UploadLimits uploads;
+  JobLimits jobs;
+  std::size_t max_queued_calls = 10'000;
+  std::size_t max_queued_upload_bytes = 96 << 20;  // parts that have come and are not yet hashed and stored
+  std::chrono::milliseconds sweep_every{600'000};
+  std::chrono::milliseconds sweep_grace{3'600'000};  // age of an unreferenced chunk before it is deleted
+};
+
+// Threads: the bus thread takes calls and queues them; one writer owns catalog and jobs; a small pool hashes, unpacks,
+// reads and writes chunks, in order within an upload. Life: must not outlive the bus.
+class Server {
+ public:
+  // Errors: kInvalidArgument (an address), kUnavailable (a port or the data folder is taken), kDataLoss (damaged).
+  [[nodiscard]] static Result<std::unique_ptr<Server>> start(Bus& bus, ServerOptions options);
+  ~Server();
+
+  [[nodiscard]] int calls_port() const;
+  [[nodiscard]] int events_port() const;
+
+  // Why it is not ready; empty: it is. Any thread.
+  [[nodiscard]] std::string not_ready() const;
+
+  // Refuses new calls with kUnavailable, finishes those that have come, ends the threads. Idempotent.
+  void stop();
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace slipway::registry

@@ -1,0 +1,42 @@
+// A few threads for work that waits for the disk or computes hashes; work with the same key runs one at a time, in
+// order.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace slipway::registry {
+
+// Life: stop() (or destruction) runs what is queued, then joins. Threads: post from any thread, also from work.
+class StrandPool {
+ public:
+  using Work = std::function<void()>;
+
+  explicit StrandPool(int threads);
+  ~StrandPool() { stop(); }
+  StrandPool(const StrandPool&) = delete;
+  StrandPool& operator=(const StrandPool&) = delete;
+
+  // An empty key: in any order. Dropped after stop().
+  void post(const std::string& key, Work work);
+  void stop();
+
+ private:
+  void run();
+
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<std::string> turns_;                   // keys with work whose turn it is
+  std::map<std::string, std::deque<Work>> queued_;  // of keys that have work queued or running
+  std::uint64_t next_loose_ = 0;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace slipway::registry

@@ -1,0 +1,366 @@
+#include "services/registry/job_book.h"
+
+#include "tests/unit/registry/fixture.h"
+
+namespace slipway::registry {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+const WorkerId kWorker("w1");
+
+class JobBookTest : public StoreTest {
+ protected:
+  void SetUp() override {
+    StoreTest::SetUp();
+    put_dataset("d");
+  }
+
+  Job create(const std::string& key = "") {
+    msg::CreateJob question;
+    question.job.document = "{}";
+    question.job.model = "m";
+    question.job.dataset = "d";
+    question.job.seed = 7;
+    question.idempotency_key = key;
+    auto job = jobs_->create(question, now());
+    EXPECT_TRUE(job) << job.error().message;
+    return *job;
+  }
+  Lease claim(const WorkerId& worker = kWorker) {
+    auto run = jobs_->claim(worker, now());
+    EXPECT_TRUE(run) << run.error().message;
+    return run->lease;
+  }
+  Result<msg::JobOrders> report(const Lease& lease, std::vector<std::string> kinds = {}) {
+    msg::ReportJob question{.lease = lease, .events = {}};
+    for (const auto& kind : kinds) {
+      JobEvent event;
+      event.kind = kind;
+      event.progress.step = ++step_;
+      question.events.push_back(event);
+    }
+    return jobs_->report(question, now());
+  }
+  Result<Version> publish(const Lease& lease) {
+    return jobs_->publish(
+        {.lease = lease, .upload = UploadId("u"), .signature = some_signature(), .metrics = {{"accuracy", 0.9}}},
+        std::vector{stored_file("model.pt", "weights")}, now());
+  }
+  Result<void> checkpoint(const Lease& lease, const std::string& upload) {
+    return jobs_->commit_checkpoint({.lease = lease, .upload = UploadId(upload)}, std::vector{stored_file("c", upload)},
+                                    now());
+  }
+  Result<void> end(const Lease& lease, msg::Outcome outcome, bool retry = false) {
+    return jobs_->end_attempt(
+        {.lease = lease, .outcome = outcome, .reason = "NAN_LOSS", .message = "loss is nan", .retry = retry}, now());
+  }
+  [[nodiscard]] Job job(const JobId& id = JobId("job-1")) const { return jobs_->get(id).value(); }
+  [[nodiscard]] std::vector<std::string> history(const JobId& id = JobId("job-1")) const {
+    std::vector<std::string> kinds;
+    const auto events = jobs_->events({.job = id}).value();
+    for (const JobEvent& event : events) {
+      kinds.push_back(event.kind == "state" ? std::to_string(static_cast<int>(event.state)) : event.kind);
+    }
+    return kinds;
+  }
+  std::uint64_t step_ = 0;
+};
+
+TEST_F(JobBookTest, CreatesJobsWithDenseIdsAcrossRestarts) {
+  const Job first = create();
+  EXPECT_EQ(first.id, JobId("job-1"));
+  EXPECT_EQ(first.state, JobState::kQueued);
+  EXPECT_EQ(first.document, "{}");
+  EXPECT_EQ(first.spec_digest, sha256("{}"));
+  EXPECT_EQ(first.dataset_version, 1U);
+  EXPECT_EQ(first.dataset_digest, sha256("content"));
+  EXPECT_EQ(first.seed, 7U);
+  reopen();
+  EXPECT_EQ(job(), first);
+  EXPECT_EQ(create().id, JobId("job-2"));
+  const auto listed = jobs_->list({}).value();
+  ASSERT_EQ(listed.size(), 2U);
+  EXPECT_EQ(listed[0].id, JobId("job-2"));
+  EXPECT_EQ(listed[0].document, "");
+  EXPECT_EQ(jobs_->list({.before = JobId("job-2")})->size(), 1U);
+  EXPECT_EQ(jobs_->get(JobId("job-3")).error().code, Code::kNotFound);
+}
+
+TEST_F(JobBookTest, AnswersTheSameJobToTheSameIdempotencyKey) {
+  const Job first = create("key");
+  reopen();
+  EXPECT_EQ(create("key"), first);
+  EXPECT_EQ(create("other").id, JobId("job-2"));
+}
+
+TEST_F(JobBookTest, RefusesAJobItCannotKeep) {
+  msg::CreateJob question;
+  question.job.document = "{}";
+  question.job.model = "m";
+  question.job.dataset = "none";
+  auto refused = jobs_->create(question, now());
+  EXPECT_EQ(refused.error().code, Code::kNotFound);
+  EXPECT_EQ(refused.error().path, "$.dataset");
+  question.job.dataset = "d";
+  question.job.dataset_version = 2;
+  EXPECT_EQ(jobs_->create(question, now()).error().code, Code::kNotFound);
+  question.job.dataset_version = 1;
+  question.job.model = "no/name";
+  EXPECT_EQ(jobs_->create(question, now()).error().path, "$.publish.model");
+  question.job.model = "m";
+  question.job.document = "";
+  EXPECT_EQ(jobs_->create(question, now()).error().code, Code::kInvalidArgument);
+  question.job.document.assign(limits_.max_document_bytes + 1, ' ');
+  EXPECT_EQ(jobs_->create(question, now()).error().code, Code::kTooLarge);
+  EXPECT_EQ(create().id, JobId("job-1"));
+}
+
+TEST_F(JobBookTest, HandsOutTheOldestJobOnce) {
+  create();
+  create();
+  EXPECT_EQ(claim().job, JobId("job-1"));
+  EXPECT_EQ(claim(WorkerId("w2")).job, JobId("job-2"));
+  EXPECT_EQ(jobs_->claim(kWorker, now()).error().code, Code::kNotFound);
+  EXPECT_EQ(jobs_->claim(WorkerId(), now()).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(job().state, JobState::kStarting);
+  EXPECT_EQ(job().attempt, 1U);
+  EXPECT_EQ(job().worker, kWorker);
+}
+
+TEST_F(JobBookTest, RunsFromTheFirstReportAndKeepsTheHistory) {
+  create();
+  const Lease lease = claim();
+  const auto orders = report(lease);
+  ASSERT_TRUE(orders);
+  EXPECT_FALSE(orders->cancel);
+  EXPECT_EQ(orders->lease_ms, 1000U);
+  ASSERT_TRUE(report(lease, {"progress", "epoch", "warning"}));
+  EXPECT_EQ(job().state, JobState::kRunning);
+  EXPECT_EQ(job().progress.step, 2U);
+  EXPECT_THAT(history(), ElementsAre("0", "1", "2", "progress", "epoch", "warning"));
+  const auto later = jobs_->events({.job = JobId("job-1"), .after = 4}).value();
+  ASSERT_EQ(later.size(), 2U);
+  EXPECT_EQ(later[0].id, 5U);
+  EXPECT_EQ(changes_.back().last_event, 6U);
+  EXPECT_EQ(changes_.back().state, JobState::kRunning);
+  EXPECT_EQ(report(lease, {"state"}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(jobs_->events({.job = JobId("job-9")}).error().code, Code::kNotFound);
+}
+
+TEST_F(JobBookTest, KeepsOnlyTheNewestProgressEvents) {
+  create();
+  const Lease lease = claim();
+  ASSERT_TRUE(report(lease, {"progress", "progress", "epoch", "progress"}));
+  reopen();
+  ASSERT_TRUE(report(lease, {"progress", "progress"}));
+  const auto events = jobs_->events({.job = JobId("job-1")}).value();
+  EXPECT_THAT(history(), ElementsAre("0", "1", "2", "epoch", "progress", "progress", "progress"));
+  EXPECT_EQ(events.back().id, 9U);
+}
+
+TEST_F(JobBookTest, CancelsAWaitingJobAtOnceAndARunningOneThroughItsTrainer) {
+  create();
+  create();
+  EXPECT_EQ(jobs_->cancel(JobId("job-2"), now())->state, JobState::kCancelled);
+  EXPECT_EQ(jobs_->cancel(JobId("job-2"), now())->state, JobState::kCancelled);
+  const Lease lease = claim();
+  ASSERT_TRUE(report(lease));
+  EXPECT_EQ(jobs_->cancel(JobId("job-1"), now())->state, JobState::kRunning);
+  EXPECT_TRUE(report(lease)->cancel);
+  reopen();
+  EXPECT_TRUE(report(lease)->cancel);
+  ASSERT_TRUE(end(lease, msg::Outcome::kCancelled));
+  EXPECT_EQ(job().state, JobState::kCancelled);
+  EXPECT_GT(job().finished_ms, 0);
+  EXPECT_EQ(jobs_->claim(kWorker, now()).error().code, Code::kNotFound);
+}
+
+TEST_F(JobBookTest, DoesNotCancelWhatHasSucceeded) {
+  create();
+  ASSERT_TRUE(publish(claim()));
+  const auto refused = jobs_->cancel(JobId("job-1"), now());
+  EXPECT_EQ(refused.error().code, Code::kConflict);
+  EXPECT_THAT(refused.error().message, HasSubstr("it has succeeded"));
+}
+
+TEST_F(JobBookTest, GivesALostJobToTheNextTrainerAndFencesTheOldOne) {
+  create();
+  const Lease old = claim();
+  ASSERT_TRUE(report(old));
+  clock_ = 999ms;
+  ASSERT_TRUE(jobs_->expire(now()));
+  EXPECT_EQ(job().state, JobState::kRunning);
+  clock_ = 1000ms;
+  ASSERT_TRUE(jobs_->expire(now()));
+  EXPECT_EQ(job().state, JobState::kRetrying);
+  EXPECT_EQ(report(old).error().code, Code::kConflict);
+
+  const Lease fresh = claim(WorkerId("w2"));
+  EXPECT_EQ(fresh.epoch, old.epoch + 1);
+  EXPECT_EQ(report(old).error().code, Code::kConflict);
+  EXPECT_EQ(checkpoint(old, "u1").error().code, Code::kConflict);
+  EXPECT_EQ(publish(old).error().code, Code::kConflict);
+  EXPECT_EQ(end(old, msg::Outcome::kFailed).error().code, Code::kConflict);
+  EXPECT_TRUE(report(fresh));
+  EXPECT_EQ(job().attempt, 2U);
+}
+
+TEST_F(JobBookTest, FailsAJobThatLosesThreeTrainersInARow) {
+  create();
+  for (int i = 0; i < 3; ++i) {
+    claim();
+    clock_ += 1000ms;
+    ASSERT_TRUE(jobs_->expire(now()));
+    if (i == 1) reopen();
+  }
+  EXPECT_EQ(job().state, JobState::kFailed);
+  EXPECT_EQ(job().reason, "WORKER_LOST");
+  EXPECT_THAT(job().message, HasSubstr("3 attempts in a row"));
+}
+
+TEST_F(JobBookTest, ANewCheckpointStartsTheCountOfLostTrainersAnew) {
+  create();
+  for (int i = 0; i < 5; ++i) {
+    const Lease lease = claim();
+    if (i == 1 || i == 3) {
+      ASSERT_TRUE(checkpoint(lease, "u" + std::to_string(i)));
+    }
+    clock_ += 1000ms;
+    ASSERT_TRUE(jobs_->expire(now()));
+  }
+  EXPECT_EQ(job().state, JobState::kRetrying);
+}
+
+TEST_F(JobBookTest, CancelsALostJobThatWasToBeCancelled) {
+  create();
+  claim();
+  ASSERT_TRUE(jobs_->cancel(JobId("job-1"), now()));
+  clock_ += 1000ms;
+  ASSERT_TRUE(jobs_->expire(now()));
+  EXPECT_EQ(job().state, JobState::kCancelled);
+}
+
+TEST_F(JobBookTest, LeasesHaveTheirFullTimeAgainAfterARestart) {
+  create();
+  const Lease lease = claim();
+  clock_ = 900ms;
+  reopen();
+  clock_ = 1899ms;
+  ASSERT_TRUE(jobs_->expire(now()));
+  EXPECT_TRUE(report(lease));
+}
+
+TEST_F(JobBookTest, KeepsTheNewestCheckpointUntilTheJobHasEnded) {
+  create();
+  const Lease lease = claim();
+  EXPECT_TRUE(jobs_->checkpoint(lease.job)->empty());
+  ASSERT_TRUE(checkpoint(lease, "u1"));
+  ASSERT_TRUE(checkpoint(lease, "u1"));  // a repeat
+  ASSERT_TRUE(checkpoint(lease, "u2"));
+  reopen();
+  const auto kept = jobs_->checkpoint(lease.job).value();
+  ASSERT_EQ(kept.size(), 1U);
+  EXPECT_EQ(kept[0].number, 2U);
+  EXPECT_EQ(kept[0].files, std::vector{stored_file("c", "u2")});
+  EXPECT_EQ(catalog_->collect_chunks().value(), (DigestSet{sha256("content"), sha256("u2")}));
+  ASSERT_TRUE(publish(lease));
+  EXPECT_TRUE(jobs_->checkpoint(lease.job)->empty());
+  EXPECT_EQ(jobs_->checkpoint(JobId("job-9")).error().code, Code::kNotFound);
+}
+
+TEST_F(JobBookTest, PublishesTheNextVersionWithItsLineageInOneCommit) {
+  create();
+  const Lease lease = claim();
+  ASSERT_TRUE(report(lease));
+  const auto revision = store_->revision();
+  const auto version = publish(lease);
+  ASSERT_TRUE(version) << version.error().message;
+  EXPECT_EQ(store_->revision(), revision + 1);
+  EXPECT_EQ(version->number, 1U);
+  EXPECT_FALSE(version->uploaded);
+  EXPECT_EQ(version->metrics, (std::vector<Metric>{{"accuracy", 0.9}}));
+  EXPECT_EQ(version->lineage, (Lineage{.job = lease.job,
+                                       .dataset = "d",
+                                       .dataset_version = 1,
+                                       .dataset_digest = sha256("content"),
+                                       .spec_digest = sha256("{}"),
+                                       .seed = 7}));
+  EXPECT_EQ(job().state, JobState::kSucceeded);
+  EXPECT_EQ(job().version, 1U);
+  ASSERT_GE(changes_.size(), 2U);
+  EXPECT_EQ(changes_.back().revision, changes_[changes_.size() - 2].revision);
+}
+
+TEST_F(JobBookTest, RecognisesARepeatedPublishAndEnd) {
+  create();
+  create();
+  const Lease published = claim();
+  const Lease ended = claim();
+  const auto first = publish(published).value();
+  ASSERT_TRUE(end(ended, msg::Outcome::kFailed));
+  reopen();
+  const auto revision = store_->revision();
+  // The upload is gone after the restart, and need not be there.
+  const auto again =
+      jobs_->publish({.lease = published, .upload = UploadId("u"), .signature = some_signature(), .metrics = {}},
+                     fail(Code::kNotFound, "no upload"), now());
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ(*again, first);
+  EXPECT_TRUE(end(ended, msg::Outcome::kFailed));
+  EXPECT_EQ(store_->revision(), revision);
+  EXPECT_EQ(end(published, msg::Outcome::kFailed).error().code, Code::kConflict);
+  EXPECT_EQ(publish(ended).error().code, Code::kConflict);
+}
+
+TEST_F(JobBookTest, RefusesAPublishWithoutFilesOrSignature) {
+  create();
+  const Lease lease = claim();
+  EXPECT_EQ(jobs_
+                ->publish({.lease = lease, .upload = {}, .signature = some_signature(), .metrics = {}},
+                          fail(Code::kNotFound, "no upload"), now())
+                .error()
+                .code,
+            Code::kNotFound);
+  EXPECT_EQ(
+      jobs_->publish({.lease = lease, .upload = {}, .signature = {}, .metrics = {}}, std::vector<StoredFile>{}, now())
+          .error()
+          .code,
+      Code::kInvalidArgument);
+  EXPECT_EQ(job().state, JobState::kStarting);
+}
+
+TEST_F(JobBookTest, EndsAttemptsAsTheTrainerSays) {
+  create();
+  Lease lease = claim();
+  ASSERT_TRUE(end(lease, msg::Outcome::kReleased));  // refused before it began
+  EXPECT_EQ(job().state, JobState::kQueued);
+  EXPECT_EQ(job().attempt, 0U);
+  lease = claim();
+  ASSERT_TRUE(report(lease));
+  ASSERT_TRUE(end(lease, msg::Outcome::kReleased));
+  EXPECT_EQ(job().state, JobState::kRetrying);
+  lease = claim();
+  ASSERT_TRUE(end(lease, msg::Outcome::kFailed, true));
+  EXPECT_EQ(job().state, JobState::kRetrying);
+  lease = claim();
+  ASSERT_TRUE(end(lease, msg::Outcome::kFailed));
+  EXPECT_EQ(job().state, JobState::kFailed);
+  EXPECT_EQ(job().reason, "NAN_LOSS");
+  EXPECT_EQ(job().message, "loss is nan");
+}
+
+TEST_F(JobBookTest, CountsJobsByState) {
+  create();
+  create();
+  create();
+  ASSERT_TRUE(jobs_->cancel(JobId("job-2"), now()));
+  claim();
+  reopen();
+  EXPECT_THAT(jobs_->jobs_by_state(), ElementsAre(1, 1, 0, 0, 0, 0, 1));
+}
+
+}  // namespace
+}  // namespace slipway::registry

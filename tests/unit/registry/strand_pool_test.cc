@@ -1,0 +1,52 @@
+#include "services/registry/strand_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <latch>
+#include <vector>
+
+namespace slipway::registry {
+namespace {
+
+TEST(StrandPool, KeepsTheOrderWithinAKey) {
+  std::vector<int> seen[2];
+  {
+    StrandPool pool(4);
+    for (int i = 0; i < 1000; ++i) {
+      pool.post("a", [&seen, i] { seen[0].push_back(i); });
+      pool.post("b", [&seen, i] { seen[1].push_back(i); });
+    }
+  }
+  for (const auto& list : seen) {
+    ASSERT_EQ(list.size(), 1000U);
+    EXPECT_TRUE(std::ranges::is_sorted(list));
+  }
+}
+
+TEST(StrandPool, RunsDifferentKeysAtOnce) {
+  StrandPool pool(2);
+  std::latch both(2);
+  std::atomic<int> done{0};
+  for (const char* key : {"a", "b"}) {
+    pool.post(key, [&] {
+      both.arrive_and_wait();  // each waits for the other
+      ++done;
+    });
+  }
+  pool.stop();
+  EXPECT_EQ(done, 2);
+}
+
+TEST(StrandPool, FinishesWhatIsQueuedAndDropsWhatComesLater) {
+  std::atomic<int> done{0};
+  StrandPool pool(1);
+  for (int i = 0; i < 10; ++i) pool.post({}, [&] { ++done; });
+  pool.stop();
+  pool.post({}, [&] { ++done; });
+  EXPECT_EQ(done, 10);
+}
+
+}  // namespace
+}  // namespace slipway::registry
