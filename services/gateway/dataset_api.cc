@@ -1,0 +1,142 @@
+// /api/v1/datasets
+#include "services/gateway/documents.h"
+#include "services/gateway/multipart.h"
+#include "services/gateway/own_api.h"
+#include "services/gateway/problem.h"
+#include "services/gateway/registry_upload.h"
+
+namespace slipway::gateway {
+namespace {
+
+Response refuse(const Error& error, const Call& call) { return error_response(error, Dialect::kOwn, call.request); }
+
+// Every file part of a form, in order.
+Task<Result<void>> upload_form(RegistryUpload& upload, Call& call) {
+  auto boundary = MultipartParser::boundary_of(call.request.header("Content-Type"));
+  if (!boundary) co_return std::unexpected(boundary.error());
+  MultipartParser parser(std::move(*boundary));
+  std::vector<PartPiece> pieces;
+  int files = 0;
+  while (true) {
+    auto bytes = co_await call.reader->next();
+    if (!bytes) co_return std::unexpected(bytes.error());
+    if (bytes->empty()) break;
+    pieces.clear();
+    if (auto pushed = parser.push({reinterpret_cast<const char*>(bytes->data()), bytes->size()}, pieces); !pushed)
+      co_return pushed;
+    for (auto& piece : pieces) {
+      Result<void> done;
+      switch (piece.kind) {
+        case PartPiece::Kind::kBegin:
+          if (piece.head.filename.empty()) {
+            co_return fail(Code::kInvalidArgument,
+                           std::format("form part '{}' is not a file: it has no filename", piece.head.name));
+          }
+          if (auto named = check_file_name(piece.head.filename); !named) co_return named;
+          upload.begin_file(std::move(piece.head.filename), true);
+          ++files;
+          break;
+        case PartPiece::Kind::kData:
+          done = co_await upload.write(piece.data);
+          break;
+        case PartPiece::Kind::kEnd:
+          done = co_await upload.end_file();
+          break;
+      }
+      if (!done) co_return done;
+    }
+  }
+  if (auto whole = parser.finish(); !whole) co_return whole;
+  if (files == 0) co_return fail(Code::kInvalidArgument, "the form has no file");
+  co_return Result<void>();
+}
+
+// The whole body as one file.
+Task<Result<void>> upload_raw(RegistryUpload& upload, Call& call) {
+  auto given = call.request.query_value("file");
+  if (!given) co_return std::unexpected(given.error());
+  const std::string name = *given ? **given : field_parameter(call.request.header("Content-Disposition"), "filename");
+  if (name.empty()) {
+    co_return fail(Code::kInvalidArgument,
+                   "a raw body needs a file name: ?file=NAME, or Content-Disposition: attachment; filename=\"NAME\"; "
+                   "or send multipart/form-data");
+  }
+  if (auto named = check_file_name(name); !named) co_return named;
+  upload.begin_file(name, true);
+  while (true) {
+    auto bytes = co_await call.reader->next();
+    if (!bytes) co_return std::unexpected(bytes.error());
+    if (bytes->empty()) break;
+    if (auto done = co_await upload.write({reinterpret_cast<const char*>(bytes->data()), bytes->size()}); !done)
+      co_return done;
+  }
+  co_return co_await upload.end_file();
+}
+
+Task<Response> put_dataset(Services& services, Call& call) {
+  RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id);
+  if (auto opened = co_await upload.open(); !opened) co_return refuse(opened.error(), call);
+  const std::string_view type = call.request.header("Content-Type");
+  const bool form = equals_ignoring_case(type.substr(0, 10), "multipart/");
+  auto sent = form ? co_await upload_form(upload, call) : co_await upload_raw(upload, call);
+  if (sent) {
+    if (auto files = co_await upload.files(); !files) sent = std::unexpected(files.error());
+  }
+  if (!sent) {
+    upload.abort();
+    const bool slow = sent.error().code == Code::kDeadlineExceeded;
+    co_return slow ? error_response(408, sent.error(), Dialect::kOwn, call.request) : refuse(sent.error(), call);
+  }
+  auto stored = co_await services.registry.ask<msg::DatasetStored>(
+      msg::CommitDataset{.upload = upload.id(), .name = call.param("name")}, call.request.id);
+  if (!stored) {
+    upload.abort();
+    co_return refuse(stored.error(), call);
+  }
+  Response response = json_response(stored->created ? 201 : 200, json::serialize(to_json(stored->dataset)));
+  response.headers.emplace_back("Location", std::format("/api/v1/datasets/{}?version={}",
+                                                        percent_encode(stored->dataset.name), stored->dataset.version));
+  co_return response;
+}
+
+Task<Response> list(Services& services, Call& call, std::string name) {
+  auto limit = page_limit(call.request);
+  if (!limit) co_return refuse(limit.error(), call);
+  auto after = call.request.query_value("after");
+  if (!after) co_return refuse(after.error(), call);
+  const bool versions = !name.empty();
+  auto page = co_await services.registry.ask<msg::Datasets>(
+      msg::ListDatasets{.name = std::move(name), .after = after->value_or(""), .limit = *limit}, call.request.id);
+  if (!page) co_return refuse(page.error(), call);
+  json::value next = nullptr;
+  if (!versions && page->items.size() == *limit) next = json::value(page->items.back().name);
+  json::array items;
+  for (const auto& dataset : page->items) items.push_back(to_json(dataset));
+  co_return json_response(200, list_json(std::move(items), std::move(next)));
+}
+
+Task<Response> list_datasets(Services& services, Call& call) { return list(services, call, {}); }
+Task<Response> list_versions(Services& services, Call& call) { return list(services, call, call.param("name")); }
+
+Task<Response> get_dataset(Services& services, Call& call) {
+  auto version = call.request.query_number("version");
+  if (!version) co_return refuse(version.error(), call);
+  auto found = co_await services.registry.ask<msg::Datasets>(
+      msg::GetDataset{.name = call.param("name"), .version = version->value_or(0)}, call.request.id);
+  if (!found) co_return refuse(found.error(), call);
+  if (found->items.size() != 1)
+    co_return refuse({.code = Code::kInternal, .message = "the registry answered a dataset with none", .path = {}},
+                     call);
+  co_return json_response(200, json::serialize(to_json(found->items.front())));
+}
+
+}  // namespace
+
+void add_dataset_routes(RouteTable& routes, Services& services) {
+  add_own_route(routes, services, "GET", "/api/v1/datasets", BodyPolicy::kNone, false, list_datasets);
+  add_own_route(routes, services, "PUT", "/api/v1/datasets/{name}", BodyPolicy::kStream, true, put_dataset);
+  add_own_route(routes, services, "GET", "/api/v1/datasets/{name}", BodyPolicy::kNone, false, get_dataset);
+  add_own_route(routes, services, "GET", "/api/v1/datasets/{name}/versions", BodyPolicy::kNone, false, list_versions);
+}
+
+}  // namespace slipway::gateway

@@ -1,0 +1,434 @@
+#include "services/gateway/http_connection.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/write.hpp>
+
+#include "lib/base/log.h"
+#include "lib/base/random_id.h"
+#include "services/gateway/metrics.h"
+#include "services/gateway/problem.h"
+#include "services/gateway/response_head.h"
+
+namespace slipway::gateway {
+namespace {
+
+namespace http = beast::http;
+using Clock = std::chrono::steady_clock;
+using boost::system::error_code;
+
+constexpr std::size_t kBufferBytes = 64 << 10;
+constexpr std::size_t kPartBytes = 256 << 10;
+constexpr std::size_t kJoinedBytes = 16 << 10;  // a body up to this goes out in one write with its header
+constexpr std::int64_t kBodyBytesPerSecond = 8 << 10;
+
+}  // namespace
+
+HttpConnection::HttpConnection(Stream stream, ConnectionShared& shared)
+    : stream_(std::move(stream)), shared_(shared), buffer_(kPartBytes) {
+  ++shared_.open;
+  metrics().connections.Increment();
+}
+
+HttpConnection::~HttpConnection() {
+  --shared_.open;
+  metrics().connections.Decrement();
+}
+
+Task<void> HttpConnection::run() {
+  const auto self = shared_from_this();
+  try {
+    error_code ignored;
+    stream_.socket().set_option(tcp::no_delay(true), ignored);
+    buffer_.reserve(kBufferBytes);
+    co_await serve();
+  } catch (const std::exception& error) {
+    // Asio and Beast throw on what no peer can cause; the connection is lost, the process is not.
+    spdlog::error("connection failed message={}", log_value(error.what()));
+  }
+  error_code ignored;
+  stream_.socket().shutdown(tcp::socket::shutdown_both, ignored);
+  stream_.close();
+}
+
+Task<void> HttpConnection::refuse() {
+  const auto self = shared_from_this();
+  metrics().connections_refused.Increment();
+  Response response = error_response(
+      Error{.code = Code::kOverloaded,
+            .message = std::format("more than {} connections are open", shared_.settings.max_connections),
+            .path = {}},
+      Dialect::kOwn, Request{});
+  closing_ = true;
+  co_await send(response, Request{}, false);
+  co_await linger();
+  stream_.close();
+}
+
+void HttpConnection::drain() {
+  closing_ = true;
+  if (idle_) stream_.cancel();
+}
+
+void HttpConnection::abort() {
+  closing_ = true;
+  stream_.close();
+}
+
+Task<void> HttpConnection::serve() {
+  while (!closing_ && !shared_.draining) {
+    if (!co_await serve_one()) co_return;
+  }
+}
+
+// Bytes up to the end of a header in `buffer_`: true; a clean end of the connection before a first byte: false.
+Task<Result<bool>> HttpConnection::read_header() {
+  bool begun = buffer_.size() > 0;
+  idle_ = !begun;
+  stream_.expires_after(begun ? shared_.settings.header_timeout() : shared_.settings.idle_timeout());
+  while (true) {
+    const auto bytes = buffer_.cdata();
+    auto end = header_end({static_cast<const char*>(bytes.data()), bytes.size()}, limits_);
+    if (!end) co_return std::unexpected(end.error());
+    if (*end > 0) {
+      idle_ = false;
+      co_return true;
+    }
+    error_code ec;
+    const std::size_t got =
+        co_await stream_.async_read_some(buffer_.prepare(kBufferBytes / 4), asio::redirect_error(kUseTask, ec));
+    if (ec == beast::error::timeout && begun) {
+      co_return fail(Code::kDeadlineExceeded, "the request's header did not arrive in time");
+    }
+    if (ec) co_return false;
+    buffer_.commit(got);
+    if (!begun) {
+      begun = true;
+      idle_ = false;
+      stream_.expires_after(shared_.settings.header_timeout());  // once: the whole header's deadline
+    }
+  }
+}
+
+Result<Request> HttpConnection::parse_request(std::size_t header_bytes) {
+  const std::string_view raw(static_cast<const char*>(buffer_.cdata().data()), header_bytes);
+  if (auto checked = check_header(raw, limits_); !checked) return std::unexpected(checked.error());
+
+  parser_.emplace();
+  parser_->header_limit(static_cast<std::uint32_t>(limits_.max_header_bytes + 1));
+  parser_->body_limit(boost::none);  // counted in next(): what the limit is depends on the route
+  error_code ec;
+  const std::size_t used = parser_->put(asio::buffer(raw.data(), raw.size()), ec);
+  if ((ec && ec != http::error::need_more) || !parser_->is_header_done()) {
+    return fail(Code::kInvalidArgument,
+                std::format("not a request: {}", ec ? ec.message() : "the header is incomplete"));
+  }
+  buffer_.consume(used);
+
+  Request request;
+  const auto& message = parser_->get();
+  request.method = message.method_string();
+  request.target = message.target();
+  const std::size_t mark = request.target.find('?');
+  request.path = request.target.substr(0, mark);
+  if (mark != std::string::npos) request.query = request.target.substr(mark + 1);
+  header_fields_ = 0;
+  for (const auto& field : message) {
+    request.headers.emplace_back(field.name_string(), field.value());
+    ++header_fields_;
+  }
+  const std::string_view given = request.header("X-Request-Id");
+  request.id = clean_request_id(given) ? std::string(given) : random_hex(64);
+  return request;
+}
+
+Task<bool> HttpConnection::serve_one() {
+  auto ready = co_await read_header();
+  Request request;
+  if (ready && !*ready) co_return false;
+  const auto started = Clock::now();
+  if (ready) {
+    const std::string_view bytes(static_cast<const char*>(buffer_.cdata().data()), buffer_.size());
+    auto parsed = parse_request(*header_end(bytes, limits_));
+    if (parsed)
+      request = std::move(*parsed);
+    else
+      ready = std::unexpected(parsed.error());
+  }
+  if (!ready) {
+    metrics().requests_refused.Increment();
+    request.id = random_hex(64);
+    const Error& error = ready.error();
+    const int status = error.code == Code::kDeadlineExceeded ? 408
+                       : error.code == Code::kTooLarge       ? 431
+                       : error.code == Code::kUnsupported    ? 501
+                                                             : 400;
+    spdlog::info("request refused id={} status={} message={}", request.id, status, log_value(error.message));
+    Response response = error_response(status, error, Dialect::kPlain, request);
+    co_await send(response, request, false);
+    co_await linger();
+    co_return false;
+  }
+
+  bool keep = parser_->keep_alive();
+  const bool old = parser_->get().version() == 10;
+  const std::string_view expectation = request.header("Expect");
+  expects_continue_ = !old && equals_ignoring_case(expectation, "100-continue");
+  body_bytes_ = 0;
+  body_broken_ = false;
+  body_allowance_ = std::chrono::milliseconds(shared_.settings.body_grace_ms);
+  chunk_gate_.reset();
+  chunk_error_.reset();
+  if (parser_->chunked()) chunk_gate_.emplace(limits_);
+
+  auto match = shared_.routes.find(request.method, request.path);
+  const Dialect dialect = match.route != nullptr ? match.route->dialect : dialect_of(request.path);
+  Call call{
+      .request = std::move(request), .params = std::move(match.params), .body = {}, .reader = this, .client = this};
+  Response response;
+  if (!expectation.empty() && !expects_continue_ && !old) {
+    response = error_response(417,
+                              Error{.code = Code::kUnsupported,
+                                    .message = std::format("expectation '{}' is not met here", expectation),
+                                    .path = {}},
+                              dialect, call.request);
+  } else if (match.route == nullptr) {
+    const Error error =
+        match.status == 405 ? Error{.code = Code::kInvalidArgument,
+                                    .message = std::format("{} is not allowed on {}; allowed: {}", call.request.method,
+                                                           call.request.path, match.allow),
+                                    .path = {}}
+        : match.status == 400
+            ? Error{.code = Code::kInvalidArgument, .message = "the path has a broken % escape", .path = {}}
+            : Error{.code = Code::kNotFound,
+                    .message = std::format("there is nothing at {}", call.request.path),
+                    .path = {}};
+    response = error_response(match.status, error, dialect, call.request);
+    if (!match.allow.empty()) response.headers.emplace_back("Allow", match.allow);
+  } else {
+    metrics().inflight.Increment();
+    response = co_await handle(call, *match.route);
+    metrics().inflight.Decrement();
+  }
+  unwatch();
+
+  // A body nobody read would be taken for the next request.
+  const bool unread = !parser_->is_done();
+  keep = keep && !unread && !body_broken_ && !response.close && !closing_ && !shared_.draining;
+  const bool sent = co_await send(response, call.request, keep);
+  unwatch();
+  const std::chrono::duration<double> took = Clock::now() - started;
+  if (match.route != nullptr) {
+    match.route->metrics->seconds->Observe(took.count());
+    match.route->metrics->by_class[std::clamp(response.status / 100, 1, 5)]->Increment();
+  }
+  const auto level = match.route != nullptr && match.route->changes ? spdlog::level::info : spdlog::level::debug;
+  if (spdlog::should_log(level)) {
+    spdlog::log(level, "request id={} method={} path={} status={} ms={:.3f}", call.request.id, call.request.method,
+                log_value(call.request.path), response.status, took.count() * 1e3);
+  }
+  if (!keep && sent) co_await linger();
+  co_return keep&& sent;
+}
+
+Task<Response> HttpConnection::handle(Call& call, const Route& route) {
+  body_limit_ = route.body == BodyPolicy::kStream ? shared_.settings.max_upload_bytes : shared_.settings.max_body_bytes;
+  const auto length = parser_->content_length();
+  if (length && *length > body_limit_) {
+    co_return error_response(
+        Error{.code = Code::kTooLarge,
+              .message = std::format("the body has {} bytes; the limit is {} bytes", *length, body_limit_),
+              .path = {}},
+        route.dialect, call.request);
+  }
+  if (route.body != BodyPolicy::kStream) {
+    auto read = co_await read_whole_body(call.body);
+    if (!read) {
+      const int status =
+          read.error().code == Code::kDeadlineExceeded ? 408 : status_of(read.error().code, route.dialect);
+      co_return error_response(status, read.error(), route.dialect, call.request);
+    }
+  }
+  try {
+    co_return co_await route.handler(call);
+  } catch (const std::exception& error) {
+    spdlog::error("request failed id={} route={} message={}", call.request.id, route.pattern, log_value(error.what()));
+  }
+  co_return error_response(
+      Error{.code = Code::kInternal, .message = "the gateway failed at this request; its log says more", .path = {}},
+      route.dialect, call.request);
+}
+
+Task<Result<void>> HttpConnection::read_whole_body(std::string& body) {
+  if (const auto length = parser_->content_length()) body.reserve(*length);
+  while (true) {
+    auto part = co_await next();
+    if (!part) co_return std::unexpected(part.error());
+    if (part->empty()) co_return Result<void>();
+    body.append(reinterpret_cast<const char*>(part->data()), part->size());
+  }
+}
+
+Task<Result<std::span<const std::byte>>> HttpConnection::next() {
+  auto part = co_await read_part();
+  // Where the next request begins is anybody's guess then.
+  if (!part) body_broken_ = true;
+  co_return part;
+}
+
+Task<Result<std::span<const std::byte>>> HttpConnection::read_part() {
+  if (expects_continue_ && !parser_->is_done()) {
+    expects_continue_ = false;
+    if (buffer_.size() == 0 && !co_await write_all("HTTP/1.1 100 Continue\r\n\r\n")) {
+      co_return fail(Code::kUnavailable, "the client has gone");
+    }
+  }
+  if (!part_) part_ = std::make_unique_for_overwrite<char[]>(kPartBytes);
+  auto on_chunk = [this](std::uint64_t, boost::core::string_view extensions, error_code& ec) {
+    if (auto fine = chunk_gate_->on_chunk(extensions.size()); !fine) {
+      chunk_error_ = fine.error();
+      ec = http::error::bad_chunk_extension;
+    }
+  };
+  if (chunk_gate_) parser_->on_chunk_header(on_chunk);
+
+  while (!parser_->is_done()) {
+    auto& body = parser_->get().body();
+    body.data = part_.get();
+    body.size = kPartBytes;
+    body.more = true;
+    error_code ec;
+    std::size_t used = 0;
+    // put() stops at each chunk's header and data, so go on while it makes progress.
+    while (buffer_.size() > 0 && !parser_->is_done()) {
+      const std::size_t taken = parser_->put(buffer_.cdata(), ec);
+      buffer_.consume(taken);
+      used += taken;
+      if (ec || taken == 0) break;
+    }
+    const std::size_t got = kPartBytes - body.size;
+    if (ec == http::error::need_buffer || ec == http::error::need_more) ec = {};
+    if (ec) {
+      co_return std::unexpected(
+          chunk_error_.value_or(Error{.code = Code::kInvalidArgument,
+                                      .message = std::format("the body's framing is broken: {}", ec.message()),
+                                      .path = {}}));
+    }
+    if (chunk_gate_) {
+      if (auto fine = chunk_gate_->on_bytes(used, got); !fine) co_return std::unexpected(fine.error());
+      if (parser_->is_done()) {
+        const auto& fields = parser_->get();
+        if (static_cast<std::size_t>(std::distance(fields.begin(), fields.end())) != header_fields_) {
+          co_return fail(Code::kInvalidArgument, "trailers are not taken");
+        }
+      }
+    }
+    body_bytes_ += got;
+    if (body_bytes_ > body_limit_) {
+      co_return fail(Code::kTooLarge, std::format("the body is larger than the limit of {} bytes", body_limit_));
+    }
+    if (got > 0) co_return std::as_bytes(std::span(part_.get(), got));
+    if (parser_->is_done()) break;
+    // Data is always taken, so what stays is a chunk header without an end.
+    if (buffer_.size() > limits_.chunk_slack_bytes)
+      co_return fail(Code::kInvalidArgument, "a chunk header is too long");
+
+    const auto began = Clock::now();
+    stream_.expires_after(body_allowance_);
+    const std::size_t arrived =
+        co_await stream_.async_read_some(buffer_.prepare(kBufferBytes), asio::redirect_error(kUseTask, ec));
+    buffer_.commit(arrived);
+    if (ec == beast::error::timeout) {
+      co_return fail(Code::kDeadlineExceeded,
+                     std::format("the body arrives slower than {} bytes a second", kBodyBytesPerSecond));
+    }
+    if (ec) co_return fail(Code::kInvalidArgument, "the connection ended in the middle of the body");
+    const auto earned =
+        std::chrono::nanoseconds(static_cast<std::int64_t>(arrived) * 1'000'000'000 / kBodyBytesPerSecond);
+    body_allowance_ = std::min<std::chrono::nanoseconds>(body_allowance_ - (Clock::now() - began) + earned,
+                                                         std::chrono::milliseconds(shared_.settings.body_grace_ms));
+    if (body_allowance_.count() <= 0) body_allowance_ = std::chrono::nanoseconds(1);
+  }
+  co_return std::span<const std::byte>();
+}
+
+Task<bool> HttpConnection::write_all(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const std::string_view slice = bytes.substr(0, kPartBytes);
+    stream_.expires_after(shared_.settings.write_timeout());
+    error_code ec;
+    co_await asio::async_write(stream_, asio::buffer(slice.data(), slice.size()), asio::redirect_error(kUseTask, ec));
+    if (ec) {
+      closing_ = true;
+      co_return false;
+    }
+    bytes.remove_prefix(slice.size());
+  }
+  co_return true;
+}
+
+Task<bool> HttpConnection::send(Response& response, const Request& request, bool keep) {
+  const bool old = parser_ && parser_->get().version() == 10;
+  if (response.stream && !response.stream_bytes && old) keep = false;  // no chunks there: the end is the connection's
+  write_head(head_, response, request, keep, old);
+  if (request.method == "HEAD") co_return co_await write_all(head_);
+  if (!response.stream) {
+    if (response.body.size() <= kJoinedBytes) {
+      head_ += response.body;
+      co_return co_await write_all(head_);
+    }
+    co_return co_await write_all(head_) && co_await write_all(response.body);
+  }
+  chunked_answer_ = !response.stream_bytes && !old;
+  if (!co_await write_all(head_)) co_return false;
+  co_await response.stream(*this);
+  if (closing_ && !shared_.draining) co_return false;
+  if (chunked_answer_) co_return co_await write_all("0\r\n\r\n");
+  co_return keep;
+}
+
+Task<bool> HttpConnection::write(std::string_view bytes) {
+  if (bytes.empty()) co_return !closing_ || shared_.draining;
+  if (!chunked_answer_) co_return co_await write_all(bytes);
+  std::string framed = std::format("{:x}\r\n", bytes.size());
+  framed += bytes;
+  framed += "\r\n";
+  co_return co_await write_all(framed);
+}
+
+// Ends our side and reads on for a while: closing on unread bytes would reset the connection under our answer.
+Task<void> HttpConnection::linger() {
+  error_code ec;
+  stream_.socket().shutdown(tcp::socket::shutdown_send, ec);
+  stream_.expires_after(std::chrono::seconds(5));
+  while (!ec) {
+    buffer_.clear();
+    co_await stream_.async_read_some(buffer_.prepare(kBufferBytes), asio::redirect_error(kUseTask, ec));
+  }
+}
+
+void HttpConnection::watch(std::function<void()> gone) {
+  gone_ = std::make_shared<std::function<void()>>(std::move(gone));
+  stream_.socket().async_wait(
+      tcp::socket::wait_read, [self = shared_from_this(), mine = std::weak_ptr(gone_)](error_code ec) {
+        const auto callback = mine.lock();
+        if (ec || !callback || !*callback) return;
+        // Readable means the next request of a pipeline, or the end.
+        char byte = 0;
+        const auto got = recv(self->stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))) return;
+        self->closing_ = true;
+        (*callback)();
+      });
+}
+
+void HttpConnection::unwatch() {
+  if (!gone_) return;
+  gone_.reset();
+  error_code ignored;
+  stream_.socket().cancel(ignored);
+}
+
+}  // namespace slipway::gateway

@@ -1,0 +1,96 @@
+// One client connection: requests in, answers out, in order, each wait with a deadline.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core/basic_stream.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http/buffer_body.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "services/gateway/request_gate.h"
+#include "services/gateway/route_table.h"
+#include "services/gateway/settings.h"
+
+namespace slipway::gateway {
+
+namespace beast = boost::beast;
+using tcp = asio::ip::tcp;
+using Stream = beast::basic_stream<tcp, Executor>;
+
+// What all connections of a server share.
+struct ConnectionShared {
+  const Settings& settings;
+  const RouteTable& routes;
+  std::atomic<bool> draining{false};
+  std::atomic<int> open{0};
+};
+
+// Life: kept by its own coroutine until the connection closes. Threads: the thread of its io_context.
+class HttpConnection final : public std::enable_shared_from_this<HttpConnection>,
+                             private BodyReader,
+                             private BodyWriter,
+                             private ClientWatch {
+ public:
+  HttpConnection(Stream stream, ConnectionShared& shared);
+  ~HttpConnection() override;
+
+  // Serves requests until the connection ends. Never throws.
+  Task<void> run();
+
+  // Answers 503 and closes: over the connection cap.
+  Task<void> refuse();
+
+  // While waiting for a next request: closes now. In a request: closes after its answer.
+  void drain();
+
+  // Closes whatever is going on.
+  void abort();
+
+ private:
+  using Parser = beast::http::request_parser<beast::http::buffer_body>;
+
+  Task<void> serve();
+  Task<bool> serve_one();
+  Task<Result<bool>> read_header();
+  Task<Result<void>> read_whole_body(std::string& body);
+  Task<Response> handle(Call& call, const Route& route);
+  Task<bool> send(Response& response, const Request& request, bool keep);
+  Task<bool> write_all(std::string_view bytes);
+  Task<void> linger();
+  Result<Request> parse_request(std::size_t header_bytes);
+
+  Task<Result<std::span<const std::byte>>> read_part();
+
+  Task<Result<std::span<const std::byte>>> next() override;
+  Task<bool> write(std::string_view bytes) override;
+  void watch(std::function<void()> gone) override;
+  void unwatch() override;
+
+  Stream stream_;
+  ConnectionShared& shared_;
+  const GateLimits limits_;
+  beast::flat_buffer buffer_;
+
+  std::optional<Parser> parser_;
+  std::optional<ChunkGate> chunk_gate_;
+  std::optional<Error> chunk_error_;
+  std::size_t header_fields_ = 0;  // trailers would add to them
+  std::uint64_t body_limit_ = 0;
+  std::uint64_t body_bytes_ = 0;
+  bool expects_continue_ = false;
+  bool body_broken_ = false;
+  std::chrono::nanoseconds body_allowance_{0};  // time that reading the body may still take
+  std::unique_ptr<char[]> part_;                // what next() hands out
+
+  bool chunked_answer_ = false;
+  bool idle_ = true;
+  bool closing_ = false;
+  std::shared_ptr<std::function<void()>> gone_;
+  std::string head_;
+};
+
+}  // namespace slipway::gateway

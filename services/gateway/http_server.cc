@@ -1,0 +1,144 @@
+#include "services/gateway/http_server.h"
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "lib/base/log.h"
+#include "services/gateway/http_connection.h"
+
+namespace slipway::gateway {
+namespace {
+
+using boost::system::error_code;
+
+// One thread and the connections it serves.
+struct Lane {
+  asio::io_context context{1};
+  asio::executor_work_guard<Executor> work{context.get_executor()};
+  std::set<std::weak_ptr<HttpConnection>, std::owner_less<>> connections;  // this thread only
+  std::thread thread;
+};
+
+}  // namespace
+
+struct HttpServer::Impl {
+  Impl(const Settings& limits, const RouteTable& table) : shared{.settings = limits, .routes = table} {}
+
+  ConnectionShared shared;
+  std::vector<std::unique_ptr<Lane>> lanes;
+  std::optional<asio::basic_socket_acceptor<tcp, Executor>> acceptor;  // on the first lane
+  int port = 0;
+
+  static Task<void> serve(std::shared_ptr<HttpConnection> connection, Lane* lane, bool refused) {
+    const std::weak_ptr<HttpConnection> weak = connection;
+    lane->connections.insert(weak);
+    if (refused)
+      co_await connection->refuse();
+    else
+      co_await connection->run();
+    lane->connections.erase(weak);
+  }
+
+  Task<void> accept_loop() {
+    std::size_t next = 0;
+    while (acceptor->is_open()) {
+      Lane* lane = lanes[next++ % lanes.size()].get();
+      error_code ec;
+      auto socket = co_await acceptor->async_accept(lane->context.get_executor(), asio::redirect_error(kUseTask, ec));
+      if (ec == asio::error::operation_aborted || ec == asio::error::bad_descriptor) co_return;
+      if (ec) {
+        // Out of descriptors, most likely: breathe, or this loop eats the core.
+        spdlog::warn("cannot accept message={}", log_value(ec.message()));
+        asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Executor>
+            pause(lanes.front()->context.get_executor(), std::chrono::milliseconds(100));
+        co_await pause.async_wait(asio::redirect_error(kUseTask, ec));
+        continue;
+      }
+      const bool refused = shared.open >= shared.settings.max_connections;
+      // The last reference may go on either thread until serve() has it, but the socket is touched on its lane's only.
+      asio::post(lane->context, [this, lane, refused, kept = std::move(socket)]() mutable {
+        auto connection = std::make_shared<HttpConnection>(Stream(std::move(kept)), shared);
+        asio::co_spawn(lane->context, serve(std::move(connection), lane, refused), asio::detached);
+      });
+    }
+  }
+
+  void each_connection(void (HttpConnection::*action)()) {
+    for (auto& lane : lanes) {
+      asio::post(lane->context, [lane = lane.get(), action] {
+        const auto all = lane->connections;
+        for (const auto& weak : all) {
+          if (const auto connection = weak.lock()) ((*connection).*action)();
+        }
+      });
+    }
+  }
+};
+
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Result<std::unique_ptr<HttpServer>> HttpServer::start(const std::string& address, int port, const Settings& settings,
+                                                      const RouteTable& routes) {
+  auto impl = std::make_unique<Impl>(settings, routes);
+  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+  const int threads = settings.http_threads > 0 ? settings.http_threads : static_cast<int>(std::min(cores, 4U));
+  for (int i = 0; i < threads; ++i) impl->lanes.push_back(std::make_unique<Lane>());
+
+  error_code ec;
+  const auto literal = asio::ip::make_address(address, ec);
+  if (ec || port < 0 || port > 65535)
+    return fail(Code::kInvalidArgument, std::format("cannot listen on {}:{}: not an address", address, port));
+  const tcp::endpoint endpoint(literal, static_cast<unsigned short>(port));
+  auto& acceptor = impl->acceptor.emplace(impl->lanes.front()->context.get_executor());
+  acceptor.open(endpoint.protocol(), ec);
+  if (!ec) acceptor.set_option(asio::socket_base::reuse_address(true), ec);
+  if (!ec) acceptor.bind(endpoint, ec);
+  if (!ec) acceptor.listen(1024, ec);
+  if (ec) return fail(Code::kUnavailable, std::format("cannot listen on {}:{}: {}", address, port, ec.message()));
+  impl->port = acceptor.local_endpoint().port();
+
+  asio::co_spawn(impl->lanes.front()->context, impl->accept_loop(), asio::detached);
+  for (auto& lane : impl->lanes) {
+    lane->thread = std::thread([context = &lane->context] { context->run(); });
+  }
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+}
+
+int HttpServer::port() const { return impl_->port; }
+
+bool HttpServer::drain(std::chrono::milliseconds deadline) {
+  impl_->shared.draining = true;
+  asio::post(impl_->lanes.front()->context, [impl = impl_.get()] {
+    error_code ignored;
+    impl->acceptor->close(ignored);
+  });
+  impl_->each_connection(&HttpConnection::drain);
+  const auto until = std::chrono::steady_clock::now() + deadline;
+  while (impl_->shared.open > 0 && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return impl_->shared.open == 0;
+}
+
+HttpServer::~HttpServer() {
+  drain(std::chrono::milliseconds(0));
+  impl_->each_connection(&HttpConnection::abort);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+  while (impl_->shared.open > 0 && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  for (auto& lane : impl_->lanes) {
+    lane->work.reset();
+    lane->context.stop();
+    lane->thread.join();
+  }
+}
+
+}  // namespace slipway::gateway

@@ -1,0 +1,36 @@
+// Accepts client connections and spreads them over the HTTP threads.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "lib/base/error.h"
+#include "services/gateway/route_table.h"
+#include "services/gateway/settings.h"
+
+namespace slipway::gateway {
+
+// Life: `settings` and `routes` must outlive it; destruction aborts what is open. Threads: any.
+class HttpServer {
+ public:
+  // Port 0 takes any free one. Errors: kInvalidArgument (not an address), kUnavailable (cannot be bound).
+  [[nodiscard]] static Result<std::unique_ptr<HttpServer>> start(const std::string& address, int port,
+                                                                 const Settings& settings, const RouteTable& routes);
+  ~HttpServer();
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+
+  [[nodiscard]] int port() const;
+
+  // Accepts no more, closes connections that wait for a next request, and gives the others until `deadline` to finish.
+  // True: all did.
+  bool drain(std::chrono::milliseconds deadline);
+
+ private:
+  struct Impl;
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace slipway::gateway

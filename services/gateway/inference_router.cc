@@ -1,0 +1,197 @@
+#include "services/gateway/inference_router.h"
+
+#include <algorithm>
+
+namespace slipway::gateway {
+namespace {
+
+Error no_inferencer() {
+  return {.code = Code::kUnavailable,
+          .message = "no inferencer is connected to this gateway",
+          .path = {},
+          .retry_after = std::chrono::seconds(2)};
+}
+
+}  // namespace
+
+void InferenceRouter::submit(RequestId id, std::optional<msg::VersionKey> version, std::int64_t rows,
+                             TimePoint deadline, TimePoint now, Actions& out) {
+  if (deadline <= now) {
+    out.push_back(Failed{
+        id, {.code = Code::kDeadlineExceeded, .message = "the request's time was up before it was sent", .path = {}}});
+    return;
+  }
+  if (workers_.count(msg::Role::kInferencer) == 0) {
+    out.push_back(Failed{id, no_inferencer()});
+    return;
+  }
+  const At request = requests_
+                         .try_emplace(id, Request{.version = std::move(version),
+                                                  .rows = rows,
+                                                  .deadline = deadline,
+                                                  .attempt = 0,
+                                                  .peer = {},
+                                                  .retried = false})
+                         .first;
+  deadlines_.emplace(deadline, id);
+  // First come, first served: nobody overtakes those who wait.
+  if (queue_.empty() && try_send(request, now, out)) return;
+  if (queue_.size() >= max_queued_) {
+    finish(request);
+    out.push_back(Failed{id,
+                         {.code = Code::kOverloaded,
+                          .message = std::format("{} requests are waiting for an inferencer already", queue_.size()),
+                          .path = {},
+                          .retry_after = std::chrono::seconds(1)}});
+    return;
+  }
+  queue_.push_back(id);
+}
+
+bool InferenceRouter::try_send(At request, TimePoint now, Actions& out) {
+  Request& waiting = request->second;
+  const auto avoid = waiting.peer.empty() ? std::nullopt : std::optional(waiting.peer);
+  auto peer = workers_.pick_inferencer(waiting.version, avoid);
+  if (!peer) return false;
+  waiting.peer = std::move(*peer);
+  waiting.attempt = next_attempt_++;
+  attempts_.emplace(waiting.attempt, request->first);
+  workers_.take(waiting.peer, waiting.rows);
+  out.push_back(SendTo{
+      waiting.peer, waiting.attempt, request->first,
+      std::max(std::chrono::ceil<std::chrono::milliseconds>(waiting.deadline - now), std::chrono::milliseconds(1))});
+  return true;
+}
+
+void InferenceRouter::take_back(At request) {
+  Request& sent = request->second;
+  attempts_.erase(sent.attempt);
+  sent.attempt = 0;
+  workers_.give_back(sent.peer, sent.rows);
+}
+
+void InferenceRouter::finish(At request) {
+  if (request->second.attempt != 0)
+    take_back(request);
+  else
+    std::erase(queue_, request->first);
+  deadlines_.erase({request->second.deadline, request->first});
+  requests_.erase(request);
+}
+
+std::optional<RequestId> InferenceRouter::on_answer(const Peer& peer, std::uint64_t attempt, TimePoint now,
+                                                    Actions& out) {
+  const auto found = attempts_.find(attempt);
+  if (found == attempts_.end()) return std::nullopt;
+  const At request = requests_.find(found->second);
+  if (request->second.peer != peer) return std::nullopt;  // another worker's number
+  const RequestId id = request->first;
+  finish(request);
+  pump(now, out);
+  return id;
+}
+
+void InferenceRouter::on_error(const Peer& peer, std::uint64_t attempt, Error error, TimePoint now, Actions& out) {
+  const auto found = attempts_.find(attempt);
+  if (found == attempts_.end()) return;
+  const At request = requests_.find(found->second);
+  if (request->second.peer != peer) return;
+  take_back(request);
+  if (error.code == Code::kUnavailable || error.code == Code::kOverloaded) {
+    retry_or_fail(request, std::move(error), now, out);
+  } else {
+    const RequestId id = request->first;
+    deadlines_.erase({request->second.deadline, id});
+    requests_.erase(request);
+    out.push_back(Failed{id, std::move(error)});
+  }
+  pump(now, out);
+}
+
+void InferenceRouter::on_send_failed(std::uint64_t attempt, TimePoint now, Actions& out) {
+  const auto found = attempts_.find(attempt);
+  if (found == attempts_.end()) return;
+  const At request = requests_.find(found->second);
+  take_back(request);
+  retry_or_fail(request,
+                {.code = Code::kUnavailable,
+                 .message = "the request could not be sent to an inferencer",
+                 .path = {},
+                 .retry_after = std::chrono::seconds(1)},
+                now, out);
+}
+
+void InferenceRouter::on_peer_lost(const Peer& peer, TimePoint now, Actions& out) {
+  std::vector<RequestId> lost;
+  for (const auto& [attempt, id] : attempts_) {
+    if (requests_.at(id).peer == peer) lost.push_back(id);
+  }
+  for (const RequestId id : lost) {
+    const At request = requests_.find(id);
+    take_back(request);
+    retry_or_fail(request,
+                  {.code = Code::kUnavailable,
+                   .message = "the inferencer that had the request was lost, and so was a second one",
+                   .path = {},
+                   .retry_after = std::chrono::seconds(1)},
+                  now, out);
+  }
+  if (workers_.count(msg::Role::kInferencer) > 0) return;
+  // Nobody is left to wait for; a retry may still hope for a worker that restarts.
+  std::vector<RequestId> waiting(queue_.begin(), queue_.end());
+  for (const RequestId id : waiting) {
+    const At request = requests_.find(id);
+    if (request->second.retried) continue;
+    finish(request);
+    out.push_back(Failed{id, no_inferencer()});
+  }
+}
+
+void InferenceRouter::retry_or_fail(At request, Error error, TimePoint now, Actions& out) {
+  const RequestId id = request->first;
+  if (request->second.retried) {
+    deadlines_.erase({request->second.deadline, id});
+    requests_.erase(request);
+    out.push_back(Failed{id, std::move(error)});
+    return;
+  }
+  request->second.retried = true;
+  ++retries_;
+  // It has waited once already: to the front, over the queue's limit if need be.
+  if (!try_send(request, now, out)) queue_.push_front(id);
+}
+
+void InferenceRouter::cancel(RequestId id, TimePoint now, Actions& out) {
+  const At request = requests_.find(id);
+  if (request == requests_.end()) return;
+  if (request->second.attempt != 0) out.push_back(CancelAt{request->second.peer, request->second.attempt});
+  finish(request);
+  pump(now, out);
+}
+
+void InferenceRouter::pump(TimePoint now, Actions& out) {
+  while (!queue_.empty()) {
+    const At request = requests_.find(queue_.front());
+    if (!try_send(request, now, out)) return;
+    queue_.pop_front();
+  }
+}
+
+void InferenceRouter::on_tick(TimePoint now, Actions& out) {
+  bool freed = false;
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const At request = requests_.find(deadlines_.begin()->second);
+    const RequestId id = request->first;
+    const bool sent = request->second.attempt != 0;
+    if (sent) out.push_back(CancelAt{request->second.peer, request->second.attempt});
+    finish(request);
+    out.push_back(Failed{id,
+                         {.code = Code::kDeadlineExceeded,
+                          .message = sent ? "no inferencer answered in time" : "no inferencer was free in time",
+                          .path = {}}});
+    freed = true;
+  }
+  if (freed) pump(now, out);
+}
+
+}  // namespace slipway::gateway

@@ -1,0 +1,107 @@
+// slipway-gateway: HTTP in, messages out.
+#include <spdlog/spdlog.h>
+
+#include <thread>
+
+#include "lib/base/log.h"
+#include "lib/base/options.h"
+#include "lib/base/service.h"
+#include "lib/obs/health_server.h"
+#include "services/gateway/http_server.h"
+#include "services/gateway/metrics.h"
+#include "services/gateway/own_api.h"
+
+int main(int argc, char** argv) {
+  using namespace slipway;
+  using namespace slipway::gateway;
+  block_stop_signals();
+  ServiceSettings service;
+  Settings settings;
+  Options options("Speaks HTTP to clients, hands their work to trainers and inferencers.", "slipway-gateway");
+  service.add_to(options);
+  options.add("http-port", settings.http_port, "Port of the HTTP API; 0: any free one")->check(CLI::Range(0, 65535));
+  options.add("bus-port", settings.bus_port, "Port that workers dial; 0: any free one")->check(CLI::Range(0, 65535));
+  options.add("registry", settings.registry, "Registry's port for calls, host:port");
+  options.add("registry-events", settings.registry_events, "Registry's port for events, host:port");
+  options.add("max-body-bytes", settings.max_body_bytes, "Largest JSON body");
+  options.add("max-upload-bytes", settings.max_upload_bytes, "Largest streamed upload");
+  options.add("http-threads", settings.http_threads, "Threads that serve HTTP; 0: one per core, at most 4")
+      ->check(CLI::Range(0, 256));
+  options.add("max-connections", settings.max_connections, "Client connections open at once")
+      ->check(CLI::PositiveNumber);
+  options.add("header-timeout-ms", settings.header_timeout_ms, "Time for a request's header, in all")
+      ->check(CLI::PositiveNumber);
+  options.add("idle-timeout-ms", settings.idle_timeout_ms, "Time between two requests of a connection")
+      ->check(CLI::PositiveNumber);
+  options.add("body-grace-ms", settings.body_grace_ms, "Time by which a body may fall behind 8 KiB/s")
+      ->check(CLI::PositiveNumber);
+  options.add("write-timeout-ms", settings.write_timeout_ms, "Time for a client to take 256 KiB of an answer")
+      ->check(CLI::PositiveNumber);
+  options
+      .add("predict-deadline-ms", settings.predict_deadline_ms,
+           "Time for a prediction; X-Request-Timeout-Ms may shorten it")
+      ->check(CLI::PositiveNumber);
+  options.add("registry-deadline-ms", settings.registry_deadline_ms, "Time for a call to the registry")
+      ->check(CLI::PositiveNumber);
+  options
+      .add("max-queued-requests", settings.max_queued_requests, "Predictions that wait for an inferencer before 503")
+      ->check(CLI::NonNegativeNumber);
+  options.add("drain-seconds", settings.drain_seconds, "Time to finish open requests at SIGTERM")
+      ->check(CLI::NonNegativeNumber);
+  options.add("drain-grace-ms", settings.drain_grace_ms, "Time to go on accepting at SIGTERM, once not ready")
+      ->check(CLI::NonNegativeNumber);
+  if (const auto code = options.parse(argc, argv)) return *code;
+  if (auto started = start_logging("gateway", service.log_format, service.log_level); !started)
+    return exit_with(started.error());
+
+  metrics();
+  Bus bus;
+  Caller caller(bus, settings.registry);
+  RegistryClient registry(caller, std::chrono::milliseconds(settings.registry_deadline_ms));
+  RegistryCache cache(registry);
+  EventHub events;
+  WorkerHub workers(bus, caller, cache, events, settings, service.release_id);
+  if (auto bound = workers.start(std::format("{}:{}", service.listen_address, settings.bus_port)); !bound)
+    return exit_with(bound.error());
+  if (auto subscribed = workers.subscribe(settings.registry_events); !subscribed) return exit_with(subscribed.error());
+
+  std::atomic<bool> draining = false;
+  const auto not_ready = [&]() -> std::string {
+    if (draining) return "draining";
+    return workers.registry_reachable() ? "" : "the registry does not answer";
+  };
+  Services services{.settings = settings,
+                    .registry = registry,
+                    .cache = cache,
+                    .workers = workers,
+                    .events = events,
+                    .not_ready = not_ready};
+  RouteTable routes;
+  add_all_routes(routes, services);
+  auto health = obs::HealthServer::start(service.listen_address, service.metrics_port, not_ready);
+  if (!health) return exit_with(health.error());
+  auto http = HttpServer::start(service.listen_address, settings.http_port, settings, routes);
+  if (!http) return exit_with(http.error());
+  if (auto written = announce(service.announce,
+                              {{"http", (*http)->port()}, {"bus", workers.port()}, {"metrics", (*health)->port()}});
+      !written) {
+    return exit_with(written.error());
+  }
+  spdlog::info("gateway started address={} http_port={} bus_port={} metrics_port={}", service.listen_address,
+               (*http)->port(), workers.port(), (*health)->port());
+
+  const int signal = wait_for_stop_signal();
+  spdlog::info("stopping signal={}", signal);
+  draining = true;
+  workers.stop_dispatch();
+  std::this_thread::sleep_for(std::chrono::milliseconds(settings.drain_grace_ms));
+  events.close();
+  const bool finished =
+      (*http)->drain(std::chrono::milliseconds(static_cast<std::int64_t>(settings.drain_seconds * 1000)));
+  if (!finished) spdlog::warn("requests cut off after drain_seconds={}", settings.drain_seconds);
+  http->reset();
+  health->reset();
+  bus.stop(std::chrono::milliseconds(200));  // cancels and given-back jobs still go out
+  spdlog::info("stopped");
+  return 0;
+}

@@ -1,0 +1,159 @@
+// /api/v1/models: models, versions, aliases.
+#include "services/gateway/documents.h"
+#include "services/gateway/own_api.h"
+#include "services/gateway/predictor.h"
+#include "services/gateway/problem.h"
+
+namespace slipway::gateway {
+namespace {
+
+Response refuse(const Error& error, const Call& call) { return error_response(error, Dialect::kOwn, call.request); }
+
+// Who asks, for the audit; authentication is in front of the gateway for now.
+std::string actor_of(const Request& request) {
+  const std::string_view given = request.header("X-Slipway-Actor");
+  return clean_request_id(given) ? std::string(given) : "anonymous";
+}
+
+Task<Response> list_models(Services& services, Call& call) {
+  auto limit = page_limit(call.request);
+  if (!limit) co_return refuse(limit.error(), call);
+  auto after = call.request.query_value("after");
+  if (!after) co_return refuse(after.error(), call);
+  auto page = co_await services.registry.ask<msg::Models>(
+      msg::ListModels{.after = after->value_or(""), .limit = *limit}, call.request.id);
+  if (!page) co_return refuse(page.error(), call);
+  json::value next = nullptr;
+  if (page->items.size() == *limit) next = json::value(page->items.back().name);
+  json::array items;
+  for (const auto& model : page->items) items.push_back(to_json(model));
+  co_return json_response(200, list_json(std::move(items), std::move(next)));
+}
+
+Response one_model(Result<msg::Models> answer, const Call& call) {
+  if (!answer) return refuse(answer.error(), call);
+  if (answer->items.size() != 1)
+    return refuse({.code = Code::kInternal, .message = "the registry answered a model with none", .path = {}}, call);
+  return json_response(200, json::serialize(to_json(answer->items.front())));
+}
+
+Task<Response> get_model(Services& services, Call& call) {
+  co_return one_model(
+      co_await services.registry.ask<msg::Models>(msg::GetModel{.model = call.param("model")}, call.request.id), call);
+}
+
+Task<Response> list_versions(Services& services, Call& call) {
+  auto limit = page_limit(call.request);
+  if (!limit) co_return refuse(limit.error(), call);
+  auto after = call.request.query_number("after");
+  if (!after) co_return refuse(after.error(), call);
+  auto page = co_await services.registry.ask<msg::Versions>(
+      msg::ListVersions{.model = call.param("model"), .after = after->value_or(0), .limit = *limit}, call.request.id);
+  if (!page) co_return refuse(page.error(), call);
+  json::value next = nullptr;
+  if (page->items.size() == *limit) next = json::value(page->items.back().number);
+  json::array items;
+  for (const auto& version : page->items) items.push_back(to_json(version));
+  co_return json_response(200, list_json(std::move(items), std::move(next)));
+}
+
+// `version` is a number, an alias, or "latest".
+Task<Response> get_version(Services& services, Call& call) {
+  const std::string& wanted = call.param("version");
+  auto choice = version_choice(wanted == "latest" ? std::string_view() : std::string_view(wanted));
+  if (!choice) co_return refuse(choice.error(), call);
+  auto version = co_await services.cache.resolve(call.param("model"), std::move(*choice), call.request.id);
+  if (!version) co_return refuse(version.error(), call);
+  co_return json_response(200, json::serialize(to_json(**version)));
+}
+
+Result<msg::MoveAlias> read_move(const Call& call, bool remove) {
+  msg::MoveAlias move{.model = call.param("model"),
+                      .alias = call.param("alias"),
+                      .to = 0,
+                      .check_expected = false,
+                      .expected = 0,
+                      .reason = {},
+                      .actor = actor_of(call.request)};
+  if (remove && call.body.empty()) return move;
+  auto document = parse_document(call.body);
+  if (!document) return std::unexpected(document.error());
+  const auto version_of = [](const json::value& value) -> std::optional<std::uint64_t> {
+    if (const auto* number = value.if_int64(); number != nullptr && *number > 0)
+      return static_cast<std::uint64_t>(*number);
+    return std::nullopt;
+  };
+  for (const auto& [key, value] : *document) {
+    if (key == "version" && !remove) {
+      const auto number = version_of(value);
+      if (!number) return fail_at("$.version", Code::kInvalidArgument, "wanted a version number");
+      move.to = *number;
+    } else if (key == "expected") {
+      const auto number = value.is_null() ? std::optional<std::uint64_t>(0) : version_of(value);
+      if (!number)
+        return fail_at("$.expected", Code::kInvalidArgument,
+                       "wanted the version that the alias must be at, or null for: not set");
+      move.check_expected = true;
+      move.expected = *number;
+    } else if (key == "reason") {
+      const auto* text = value.if_string();
+      if (text == nullptr || text->size() > 1000)
+        return fail_at("$.reason", Code::kInvalidArgument, "wanted a text of at most 1000 bytes");
+      move.reason = std::string_view(*text);
+    } else {
+      return fail_at(std::format("$.{}", std::string_view(key)), Code::kInvalidArgument,
+                     remove ? "unknown member; there are expected and reason"
+                            : "unknown member; there are version, expected and reason");
+    }
+  }
+  if (!remove && move.to == 0) return fail_at("$.version", Code::kInvalidArgument, "is missing");
+  return move;
+}
+
+Task<Response> move_alias(Services& services, Call& call, bool remove) {
+  auto move = read_move(call, remove);
+  if (!move) co_return refuse(move.error(), call);
+  // A compare-and-swap is not asked twice: the second would find the first one's work and call it a conflict.
+  auto answer = co_await services.registry.ask<msg::Models>(std::move(*move), call.request.id, false);
+  services.cache.forget(call.param("model"));
+  co_return one_model(std::move(answer), call);
+}
+
+Task<Response> put_alias(Services& services, Call& call) { return move_alias(services, call, false); }
+Task<Response> delete_alias(Services& services, Call& call) { return move_alias(services, call, true); }
+
+Task<Response> alias_history(Services& services, Call& call) {
+  auto answer = co_await services.registry.ask<msg::AliasMoves>(msg::ListAliasMoves{.model = call.param("model")},
+                                                                call.request.id);
+  if (!answer) co_return refuse(answer.error(), call);
+  json::array items;
+  for (const auto& move : answer->items) {
+    if (move.alias == call.param("alias")) items.push_back(to_json(move));
+  }
+  if (items.empty()) {
+    co_return refuse(
+        {.code = Code::kNotFound,
+         .message = std::format("model '{}' never had an alias '{}'", call.param("model"), call.param("alias")),
+         .path = {}},
+        call);
+  }
+  co_return json_response(200, list_json(std::move(items), nullptr));
+}
+
+}  // namespace
+
+void add_model_routes(RouteTable& routes, Services& services) {
+  add_own_route(routes, services, "GET", "/api/v1/models", BodyPolicy::kNone, false, list_models);
+  add_own_route(routes, services, "GET", "/api/v1/models/{model}", BodyPolicy::kNone, false, get_model);
+  add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions", BodyPolicy::kNone, false, list_versions);
+  add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions/{version}", BodyPolicy::kNone, false,
+                get_version);
+  add_own_route(routes, services, "PUT", "/api/v1/models/{model}/aliases/{alias}", BodyPolicy::kMemory, true,
+                put_alias);
+  add_own_route(routes, services, "DELETE", "/api/v1/models/{model}/aliases/{alias}", BodyPolicy::kMemory, true,
+                delete_alias);
+  add_own_route(routes, services, "GET", "/api/v1/models/{model}/aliases/{alias}/history", BodyPolicy::kNone, false,
+                alias_history);
+}
+
+}  // namespace slipway::gateway

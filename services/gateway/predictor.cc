@@ -1,0 +1,126 @@
+#include "services/gateway/predictor.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "services/gateway/metrics.h"
+
+namespace slipway::gateway {
+namespace {
+
+std::string input_names(const Version& version) {
+  std::string names;
+  for (const auto& input : version.signature.inputs)
+    names += std::format("{}'{}'", names.empty() ? "" : ", ", input.name);
+  return names;
+}
+
+Result<std::chrono::milliseconds> deadline_of(const Settings& settings, const Request& request) {
+  const std::string_view text = request.header("X-Request-Timeout-Ms");
+  if (text.empty()) return std::chrono::milliseconds(settings.predict_deadline_ms);
+  std::int64_t wanted = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), wanted);
+  if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size() || wanted < 1) {
+    return fail(Code::kInvalidArgument, std::format("X-Request-Timeout-Ms '{}' is not a number of milliseconds", text));
+  }
+  return std::chrono::milliseconds(std::min(wanted, settings.predict_deadline_ms));
+}
+
+}  // namespace
+
+Result<VersionChoice> version_choice(std::string_view text) {
+  if (text.empty()) return Latest{};
+  if (!std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; })) return AliasName{std::string(text)};
+  std::uint64_t number = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (parsed.ec != std::errc() || number == 0)
+    return fail(Code::kInvalidArgument, std::format("'{}' is not a version number", text));
+  return number;
+}
+
+Result<std::size_t> input_index(const Version& version, std::string_view name) {
+  const auto& inputs = version.signature.inputs;
+  const auto found = std::ranges::find(inputs, name, &TensorSpec::name);
+  if (found != inputs.end()) return static_cast<std::size_t>(found - inputs.begin());
+  return fail(Code::kInvalidArgument,
+              std::format("model '{}' has no input '{}'; it has {}", version.model, name, input_names(version)));
+}
+
+Result<void> check_inputs(const Version& version, const std::vector<Tensor>& inputs) {
+  const auto& wanted = version.signature.inputs;
+  if (inputs.size() != wanted.size()) {
+    return fail(Code::kInvalidArgument, std::format("expected {} inputs but got {} inputs for model '{}', which has {}",
+                                                    wanted.size(), inputs.size(), version.model, input_names(version)));
+  }
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const TensorSpec& spec = inputs[i].spec;
+    if (!fits(spec.shape, wanted[i].shape)) {
+      return fail(Code::kInvalidArgument,
+                  std::format("unexpected shape for input '{}' for model '{}'. Expected {}, got {}.", spec.name,
+                              version.model, to_string(wanted[i].shape), to_string(spec.shape)));
+    }
+    const bool batched = !wanted[i].shape.empty() && wanted[i].shape.front() < 0;
+    if (batched && spec.shape.front() < 1) {
+      return fail(Code::kInvalidArgument,
+                  std::format("input '{}' for model '{}' has no row", spec.name, version.model));
+    }
+    if (batched && spec.shape.front() != inputs.front().spec.shape.front()) {
+      return fail(Code::kInvalidArgument,
+                  std::format("input '{}' for model '{}' has {} rows, input '{}' has {}", spec.name, version.model,
+                              spec.shape.front(), inputs.front().spec.name, inputs.front().spec.shape.front()));
+    }
+  }
+  return {};
+}
+
+Task<Result<std::vector<Tensor>>> predict(Services& services, Call& call, VersionRef version,
+                                          std::vector<Tensor> inputs) {
+  if (auto checked = check_inputs(*version, inputs); !checked) co_return std::unexpected(checked.error());
+  const auto timeout = deadline_of(services.settings, call.request);
+  if (!timeout) co_return std::unexpected(timeout.error());
+
+  WorkerHub::Question question{.body = {},
+                               .payload = {},
+                               .loaded = msg::VersionKey{.model = version->model, .version = version->number},
+                               .rows = 1,
+                               .deadline = std::chrono::steady_clock::now() + *timeout,
+                               .request_id = call.request.id};
+  if (!inputs.empty() && !inputs.front().spec.shape.empty()) question.rows = inputs.front().spec.shape.front();
+  msg::Infer infer{.model = version->model, .version = version->number, .inputs = {}};
+  for (auto& input : inputs) {
+    if (input.bytes.size() > TensorBuilder::kMaxBytes) {
+      co_return fail(Code::kTooLarge, std::format("input '{}' has {} bytes; the limit is {}", input.spec.name,
+                                                  input.bytes.size(), TensorBuilder::kMaxBytes));
+    }
+    infer.inputs.push_back(std::move(input.spec));
+    question.payload.push_back(std::move(input.bytes));
+  }
+  question.body = std::move(infer);
+
+  auto answer =
+      co_await await_value<Result<Message>>([&services, &call, question = std::move(question)](auto done) mutable {
+        const RequestId id = services.workers.ask(
+            std::move(question), [done](Result<Message> message) mutable { done(std::move(message)); });
+        if (call.client == nullptr) return;
+        call.client->watch([&workers = services.workers, id] {
+          metrics().hangups.Increment();
+          workers.cancel(id);
+        });
+      });
+  if (call.client != nullptr) call.client->unwatch();
+  if (!answer) co_return std::unexpected(answer.error());
+
+  auto* inferred = std::get_if<msg::Inferred>(&answer->envelope.body);
+  if (inferred == nullptr || inferred->outputs.size() != answer->payload.size() || inferred->outputs.empty()) {
+    co_return fail(Code::kInternal, "the inferencer's answer is not a prediction");
+  }
+  std::vector<Tensor> outputs;
+  for (std::size_t i = 0; i < inferred->outputs.size(); ++i) {
+    if (auto good = check_size(inferred->outputs[i], answer->payload[i].bytes()); !good)
+      co_return std::unexpected(good.error());
+    outputs.push_back({.spec = std::move(inferred->outputs[i]), .bytes = std::move(answer->payload[i])});
+  }
+  co_return outputs;
+}
+
+}  // namespace slipway::gateway

@@ -1,0 +1,340 @@
+#include "services/gateway/worker_hub.h"
+
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <unordered_map>
+
+#include "lib/base/log.h"
+#include "lib/base/random_id.h"
+#include "services/gateway/job_dispatcher.h"
+#include "services/gateway/metrics.h"
+
+namespace slipway::gateway {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kProbeEvery = std::chrono::seconds(1);
+constexpr auto kSilentAfter = std::chrono::seconds(5);
+
+}  // namespace
+
+// Everything but the atomics is used on the bus thread only.
+struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
+  struct Open {
+    Question question;
+    Answer answer;
+  };
+
+  State(Bus& b, Caller& r, RegistryCache& c, EventHub& e, const Settings& settings, std::string rel)
+      : bus(b),
+        registry(r),
+        cache(c),
+        events(e),
+        workers(std::move(rel)),
+        router(workers, static_cast<std::size_t>(std::max<std::int64_t>(settings.max_queued_requests, 0))),
+        dispatcher(workers) {}
+
+  Bus& bus;
+  Caller& registry;
+  RegistryCache& cache;
+  EventHub& events;
+  const std::string gateway_id = random_hex(64);
+  SocketId socket{};
+  WorkerTable workers;
+  InferenceRouter router;
+  JobDispatcher dispatcher;
+  std::unordered_map<std::uint64_t, Open> open;
+  std::uint64_t counted_retries = 0;
+  Clock::time_point next_probe{};
+  bool probing = false;
+  bool closed = false;
+  std::atomic<std::uint64_t> next_request{1};
+  std::atomic<Clock::rep> registry_heard{0};
+  std::atomic<int> inferencer_count{0};
+
+  void heard_registry() { registry_heard = Clock::now().time_since_epoch().count(); }
+
+  void send(const Peer& peer, std::uint64_t correlation, msg::Body body) {
+    bus.send(socket, peer,
+             {.envelope = {.correlation = correlation, .deadline_ms = 0, .request_id = {}, .body = std::move(body)},
+              .payload = {}});
+  }
+
+  void finish(RequestId id, Result<Message> result) {
+    const auto found = open.find(static_cast<std::uint64_t>(id));
+    if (found == open.end()) return;
+    Answer answer = std::move(found->second.answer);
+    open.erase(found);
+    answer(std::move(result));
+  }
+
+  // Index loop: what an action does may add more.
+  void run(InferenceRouter::Actions actions) {
+    for (std::size_t i = 0; i < actions.size(); ++i) {
+      if (const auto* send_to = std::get_if<SendTo>(&actions[i])) {
+        const auto found = open.find(static_cast<std::uint64_t>(send_to->request));
+        if (found == open.end()) continue;
+        const Question& question = found->second.question;
+        const bool sent = bus.send(socket, send_to->peer,
+                                   {.envelope = {.correlation = send_to->attempt,
+                                                 .deadline_ms = static_cast<std::uint32_t>(
+                                                     std::min<std::int64_t>(send_to->left.count(), UINT32_MAX)),
+                                                 .request_id = question.request_id,
+                                                 .body = question.body},
+                                    .payload = question.payload});
+        const std::uint64_t attempt = send_to->attempt;
+        if (!sent) router.on_send_failed(attempt, Clock::now(), actions);
+      } else if (const auto* cancel_at = std::get_if<CancelAt>(&actions[i])) {
+        const CancelAt copy = *cancel_at;
+        send(copy.peer, 0, msg::Cancel{.correlation = copy.attempt});
+      } else if (auto* failed = std::get_if<Failed>(&actions[i])) {
+        if (failed->error.code == Code::kOverloaded) metrics().shed.Increment();
+        finish(failed->request, std::unexpected(std::move(failed->error)));
+      }
+    }
+    metrics().queued.Set(static_cast<double>(router.queued()));
+    if (router.retries() > counted_retries)
+      metrics().retries.Increment(static_cast<double>(router.retries() - counted_retries));
+    counted_retries = router.retries();
+  }
+
+  void run(JobDispatcher::Actions actions) {
+    for (std::size_t i = 0; i < actions.size(); ++i) {
+      if (const auto* claim = std::get_if<Claim>(&actions[i])) {
+        registry.call(msg::ClaimJob{.worker = claim->worker}, {},
+                      {.deadline = std::chrono::seconds(5), .repeat_after = {}, .request_id = {}},
+                      [weak = weak_from_this(), peer = claim->peer](Result<Message> answer) {
+                        const auto self = weak.lock();
+                        if (!self) return;
+                        if (!answer && answer.error().code != Code::kNotFound) {
+                          spdlog::warn("no claim code={} message={}", code_name(answer.error().code),
+                                       log_value(answer.error().message));
+                        }
+                        auto run = Caller::as<msg::RunJob>(std::move(answer));
+                        JobDispatcher::Actions more;
+                        self->dispatcher.on_claimed(peer, run ? std::optional(std::move(*run)) : std::nullopt,
+                                                    Clock::now(), more);
+                        self->run(std::move(more));
+                      });
+      } else if (auto* hand_over = std::get_if<HandOver>(&actions[i])) {
+        spdlog::info("job handed over job={} lease={} worker={}", hand_over->run.job.id.text(),
+                     hand_over->run.lease.epoch, hand_over->run.lease.holder.text());
+        const Peer peer = hand_over->peer;
+        const std::uint64_t attempt = hand_over->attempt;
+        std::string request_id = hand_over->run.job.request_id;
+        const bool sent = bus.send(socket, peer,
+                                   {.envelope = {.correlation = attempt,
+                                                 .deadline_ms = 0,
+                                                 .request_id = std::move(request_id),
+                                                 .body = std::move(hand_over->run)},
+                                    .payload = {}});
+        if (!sent)
+          dispatcher.on_refused(peer, attempt, "the job could not be sent to the trainer", Clock::now(), actions);
+      } else if (auto* back = std::get_if<GiveBack>(&actions[i])) {
+        spdlog::warn("job given back job={} lease={} reason={}", back->end.lease.job.text(), back->end.lease.epoch,
+                     log_value(back->end.message));
+        registry.call(std::move(back->end), {},
+                      {.deadline = std::chrono::seconds(30), .repeat_after = std::chrono::seconds(2), .request_id = {}},
+                      [](const Result<Message>& answer) {
+                        // Its lease runs out all the same.
+                        if (!answer) spdlog::warn("giving back failed message={}", log_value(answer.error().message));
+                      });
+      }
+    }
+  }
+
+  void lost(const Peer& peer, std::string_view why) {
+    spdlog::warn("worker lost reason={}", log_value(why));
+    metrics().workers_lost.Increment();
+    InferenceRouter::Actions routed;
+    router.on_peer_lost(peer, Clock::now(), routed);
+    run(std::move(routed));
+    JobDispatcher::Actions dispatched;
+    dispatcher.on_peer_lost(peer, dispatched);
+    run(std::move(dispatched));
+  }
+
+  void count_workers() {
+    inferencer_count = workers.count(msg::Role::kInferencer);
+    metrics().inferencers.Set(inferencer_count);
+    metrics().trainers.Set(workers.count(msg::Role::kTrainer));
+  }
+
+  void credit_came() {
+    InferenceRouter::Actions routed;
+    router.pump(Clock::now(), routed);
+    run(std::move(routed));
+    JobDispatcher::Actions dispatched;
+    dispatcher.wake(Clock::now(), dispatched);
+    run(std::move(dispatched));
+  }
+
+  void on_hello(const Peer& peer, std::uint64_t correlation, const msg::Hello& hello) {
+    const bool known = workers.find(peer) != nullptr;
+    const auto replaced = workers.on_hello(peer, hello, Clock::now());
+    if (!replaced) {
+      spdlog::warn("worker refused worker={} host={} release={} message={}", log_value(hello.worker_id.text()),
+                   log_value(hello.host), log_value(hello.release), log_value(replaced.error().message));
+      send(peer, correlation, to_message(replaced.error()));
+      return;
+    }
+    for (const Peer& old : *replaced) lost(old, "replaced by a new start");
+    if (!known) {
+      spdlog::info("worker joined worker={} host={} role={}", log_value(hello.worker_id.text()), log_value(hello.host),
+                   hello.role == msg::Role::kTrainer ? "trainer" : "inferencer");
+    }
+    send(peer, correlation, msg::Welcome{.gateway_id = gateway_id});
+    count_workers();
+  }
+
+  void on_message(Incoming incoming) {
+    if (closed) return;
+    const auto& envelope = incoming.message.envelope;
+    const std::uint64_t correlation = envelope.correlation;
+    if (const auto* hello = std::get_if<msg::Hello>(&envelope.body))
+      return on_hello(incoming.peer, correlation, *hello);
+    if (const auto* heartbeat = std::get_if<msg::Heartbeat>(&envelope.body)) {
+      if (!workers.on_heartbeat(incoming.peer, *heartbeat, Clock::now())) return send(incoming.peer, 0, msg::Rehello{});
+      send(incoming.peer, 0, msg::Ok{});  // a worker gives up a gateway that never says a word
+      return credit_came();
+    }
+    if (workers.find(incoming.peer) == nullptr) return send(incoming.peer, 0, msg::Rehello{});
+    if (const auto* error = std::get_if<msg::Error>(&envelope.body)) {
+      const Error decoded = from_message(*error);
+      InferenceRouter::Actions routed;
+      router.on_error(incoming.peer, correlation, decoded, Clock::now(), routed);
+      run(std::move(routed));
+      JobDispatcher::Actions dispatched;
+      dispatcher.on_refused(incoming.peer, correlation, decoded.message, Clock::now(), dispatched);
+      run(std::move(dispatched));
+      return;
+    }
+    if (std::holds_alternative<msg::Ok>(envelope.body)) {
+      JobDispatcher::Actions dispatched;
+      dispatcher.on_accepted(incoming.peer, correlation, Clock::now(), dispatched);
+      return run(std::move(dispatched));
+    }
+    InferenceRouter::Actions routed;
+    const auto id = router.on_answer(incoming.peer, correlation, Clock::now(), routed);
+    if (id) finish(*id, std::move(incoming.message));
+    run(std::move(routed));
+  }
+
+  void on_event(const Incoming& incoming) {
+    const auto* changed = std::get_if<msg::Changed>(&incoming.message.envelope.body);
+    if (closed || changed == nullptr) return;
+    heard_registry();
+    cache.on_changed(*changed);
+    events.on_changed(*changed);
+    if (changed->subject == msg::Subject::kJob &&
+        (changed->state == JobState::kQueued || changed->state == JobState::kRetrying)) {
+      JobDispatcher::Actions dispatched;
+      dispatcher.wake(Clock::now(), dispatched);
+      run(std::move(dispatched));
+    }
+  }
+
+  // A cheap question every second tells whether the registry lives, events or not.
+  void probe(Clock::time_point now) {
+    if (probing || now < next_probe) return;
+    probing = true;
+    next_probe = now + kProbeEvery;
+    registry.call(msg::ListModels{.after = {}, .limit = 1}, {},
+                  {.deadline = std::chrono::seconds(2), .repeat_after = {}, .request_id = {}},
+                  [weak = weak_from_this()](const Result<Message>& answer) {
+                    const auto self = weak.lock();
+                    if (!self) return;
+                    self->probing = false;
+                    if (answer) self->heard_registry();
+                  });
+  }
+
+  void on_tick(Clock::time_point now) {
+    if (closed) return;
+    for (const Peer& peer : workers.remove_silent(now)) lost(peer, "no heartbeat for 5 s");
+    count_workers();
+    InferenceRouter::Actions routed;
+    router.on_tick(now, routed);
+    run(std::move(routed));
+    JobDispatcher::Actions dispatched;
+    dispatcher.on_tick(now, dispatched);
+    run(std::move(dispatched));
+    probe(now);
+  }
+};
+
+WorkerHub::WorkerHub(Bus& bus, Caller& registry, RegistryCache& cache, EventHub& events, const Settings& settings,
+                     std::string release)
+    : state_(std::make_shared<State>(bus, registry, cache, events, settings, std::move(release))) {}
+
+WorkerHub::~WorkerHub() {
+  state_->bus.post([state = state_] {
+    state->closed = true;
+    auto open = std::exchange(state->open, {});
+    for (auto& [id, request] : open) request.answer(fail(Code::kUnavailable, "this gateway is stopping"));
+  });
+}
+
+Result<void> WorkerHub::start(const std::string& address) {
+  const std::weak_ptr<State> weak = state_;
+  auto router = state_->bus.bind_router(address, [weak](Incoming incoming) {
+    if (const auto state = weak.lock()) state->on_message(std::move(incoming));
+  });
+  if (!router) return std::unexpected(router.error());
+  state_->socket = *router;
+  state_->bus.on_tick([weak](Clock::time_point now) {
+    if (const auto state = weak.lock()) state->on_tick(now);
+  });
+  return {};
+}
+
+Result<void> WorkerHub::subscribe(const std::string& events) {
+  const std::weak_ptr<State> weak = state_;
+  auto socket = state_->bus.connect_subscriber(events, [weak](const Incoming& incoming) {
+    if (const auto state = weak.lock()) state->on_event(incoming);
+  });
+  if (!socket) return std::unexpected(socket.error());
+  return {};
+}
+
+int WorkerHub::port() const { return state_->bus.port(state_->socket); }
+
+RequestId WorkerHub::ask(Question question, Answer answer) {
+  const RequestId id{state_->next_request++};
+  state_->bus.post([state = state_, id, question = std::move(question), answer = std::move(answer)]() mutable {
+    if (state->closed) return answer(fail(Code::kUnavailable, "this gateway is stopping"));
+    auto loaded = question.loaded;
+    const std::int64_t rows = question.rows;
+    const auto deadline = question.deadline;
+    state->open.emplace(static_cast<std::uint64_t>(id),
+                        State::Open{.question = std::move(question), .answer = std::move(answer)});
+    InferenceRouter::Actions routed;
+    state->router.submit(id, std::move(loaded), rows, deadline, Clock::now(), routed);
+    state->run(std::move(routed));
+  });
+  return id;
+}
+
+void WorkerHub::cancel(RequestId id) {
+  state_->bus.post([state = state_, id] {
+    InferenceRouter::Actions routed;
+    state->router.cancel(id, Clock::now(), routed);
+    state->run(std::move(routed));
+    state->finish(id, fail(Code::kUnavailable, "the client has gone"));
+  });
+}
+
+void WorkerHub::stop_dispatch() {
+  state_->bus.post([state = state_] { state->dispatcher.stop(); });
+}
+
+bool WorkerHub::registry_reachable() const {
+  const Clock::time_point heard{Clock::duration(state_->registry_heard.load())};
+  return heard != Clock::time_point{} && Clock::now() - heard < kSilentAfter;
+}
+
+int WorkerHub::inferencers() const { return state_->inferencer_count; }
+
+}  // namespace slipway::gateway

@@ -1,0 +1,61 @@
+// The gateway's side of the bus: the ROUTER that workers dial, the registry's events, and the state machines they feed.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/wire/caller.h"
+#include "services/gateway/event_hub.h"
+#include "services/gateway/inference_router.h"
+#include "services/gateway/registry_cache.h"
+#include "services/gateway/settings.h"
+
+namespace slipway::gateway {
+
+// Life: must not outlive the bus, the caller, the cache and the hub. Threads: any; answers come on the bus thread.
+class WorkerHub {
+ public:
+  using Answer = std::function<void(Result<Message>)>;
+
+  WorkerHub(Bus& bus, Caller& registry, RegistryCache& cache, EventHub& events, const Settings& settings,
+            std::string release);
+  ~WorkerHub();
+  WorkerHub(const WorkerHub&) = delete;
+  WorkerHub& operator=(const WorkerHub&) = delete;
+
+  // Binds the ROUTER. Errors: as Bus::bind_router.
+  [[nodiscard]] Result<void> start(const std::string& address);
+
+  // Follows the registry's events. Errors: as Bus::connect_subscriber.
+  [[nodiscard]] Result<void> subscribe(const std::string& events);
+  [[nodiscard]] int port() const;
+
+  // A question to an inferencer: Infer, or Inspect. `answer` is called exactly once, with
+  // kUnavailable after cancel(). `loaded`: the version that the inferencer had better have in memory.
+  struct Question {
+    msg::Body body;
+    std::vector<Frame> payload;
+    std::optional<msg::VersionKey> loaded;
+    std::int64_t rows = 1;
+    std::chrono::steady_clock::time_point deadline;
+    std::string request_id;
+  };
+  RequestId ask(Question question, Answer answer);
+  void cancel(RequestId id);
+
+  // Claims no more jobs.
+  void stop_dispatch();
+
+  // Whether the registry has given a sign of life lately; for readiness.
+  [[nodiscard]] bool registry_reachable() const;
+  [[nodiscard]] int inferencers() const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace slipway::gateway
