@@ -1,0 +1,34 @@
+// The one place for torch settings that hold for the whole process. README.md says why each is as it is.
+#pragma once
+
+#include <string>
+
+namespace c10 {
+struct Device;
+}
+
+namespace slipway {
+
+// Cores this process may use: the smaller of its affinity mask and its cgroup's CPU quota, at least 1. Torch itself
+// sees only the first of the two.
+[[nodiscard]] int usable_cores();
+
+// Settings of the process. Call once, in main, before any module exists and before any other thread uses torch.
+// `intra_op_threads` is the size of the team that one call of an operator may use; 0: usable_cores().
+void start_torch(int intra_op_threads);
+
+// Which BLAS the process really loaded.
+struct BlasReport {
+  std::string library;  // the file that matrix products go to, links resolved; empty: not found
+  std::string config;   // OpenBLAS' own description of itself; empty: it is not OpenBLAS
+  std::string warning;  // what is wrong with it, for the log; empty: nothing
+};
+[[nodiscard]] BlasReport check_blas();
+
+// Logs what check_blas() found: a warning when there is something wrong.
+void log_blas();
+
+// Where modules and tensors live. CPU now.
+[[nodiscard]] c10::Device torch_device();
+
+}  // namespace slipway

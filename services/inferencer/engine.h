@@ -1,0 +1,85 @@
+// Queues requests per version, and runs them in batches on its compute threads.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/base/error.h"
+#include "lib/wire/bus.h"
+#include "services/inferencer/batcher.h"
+#include "services/inferencer/loaded_version.h"
+#include "services/inferencer/signature_check.h"
+
+namespace slipway::inferencer {
+
+// Who asked: where the answer goes, and what a cancellation names.
+struct Asker {
+  SocketId socket{};
+  std::string peer;
+  std::uint64_t correlation = 0;
+  bool operator==(const Asker&) const = default;
+};
+
+struct Answer {
+  std::vector<TensorSpec> outputs;
+  std::vector<Frame> payload;
+  std::int64_t batch_rows = 0;  // of the largest batch that a part of it ran in
+  std::chrono::microseconds queued{0};
+  std::chrono::microseconds computed{0};
+};
+
+// Life: stop() (or destruction) lets the batches that run finish, fails what waits with kUnavailable and joins the
+// threads. Threads: everything may be called from any thread; `Done` is called on a compute thread or on the one that
+// calls in, never under the engine's lock.
+class Engine {
+ public:
+  struct Options {
+    int instances = 1;  // compute threads
+    BatchLimits limits;
+    std::size_t max_queued_bytes = 1 << 30;  // inputs waiting, over all versions
+  };
+  using TimePoint = Batcher::TimePoint;
+  using Done = std::function<void(Result<Answer>)>;
+
+  explicit Engine(const Options& options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // From now on `version` takes requests.
+  void add(std::shared_ptr<const LoadedVersion> version);
+
+  // Takes `key` out unless requests wait or run; true: it is gone (or was not there).
+  bool remove_if_idle(const msg::VersionKey& key);
+
+  // The version, when it takes requests.
+  [[nodiscard]] std::shared_ptr<const LoadedVersion> find(const msg::VersionKey& key) const;
+
+  // Queues a request; `done` is called once with its answer, unless it is cancelled. More rows than a batch holds are
+  // run in several batches and joined. Errors, in the answer: kNotFound (version not added), kTooLarge (more rows
+  // than the queue holds), kOverloaded (queue full), kDeadlineExceeded, and TorchModel::run's.
+  void submit(const msg::VersionKey& key, CheckedInputs inputs, Asker asker, std::optional<TimePoint> deadline,
+              Done done);
+
+  // Forgets the asker's request if it still waits; one that runs answers as usual.
+  void cancel(const Asker& asker);
+
+  // Fails what is late. Compute threads do so too before each batch; this is for when all of them are busy.
+  void expire(TimePoint now);
+
+  // Requests that wait or run.
+  [[nodiscard]] std::size_t outstanding() const;
+
+  void stop();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace slipway::inferencer

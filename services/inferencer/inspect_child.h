@@ -1,0 +1,32 @@
+// Inspects an uploaded file in a process of its own, which may crash, hang or eat its memory without harm.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+
+#include "lib/base/error.h"
+#include "schema/records.h"
+
+namespace slipway::inferencer {
+
+struct InspectLimits {
+  std::chrono::seconds time{60};            // of the clock, and of the processor
+  std::uint64_t memory_bytes = 4ULL << 30;  // beside four times the file
+};
+
+// Scans, loads and tries `file` in this process. Returns the signature with its outputs filled in.
+// Errors: kInvalidArgument (refused: the message says why), kTooLarge.
+[[nodiscard]] Result<Signature> inspect_file(const std::filesystem::path& file, const Signature& signature);
+
+// The same in a child process, `program inspect-file PATH`. Errors: as above; kInvalidArgument also when the child
+// crashed or ran out of time or memory; kInternal (it could not be started).
+[[nodiscard]] Result<Signature> inspect_in_child(const std::filesystem::path& program,
+                                                 const std::filesystem::path& file, const Signature& signature,
+                                                 const InspectLimits& limits = {});
+
+// What the child's main does: the question comes on standard input, the answer goes to standard output, both encoded
+// envelopes. `arguments`: PATH, seconds, bytes. Returns the exit code.
+int inspect_child_main(int argc, char** argv);
+
+}  // namespace slipway::inferencer

@@ -1,0 +1,18 @@
+// A model version in memory, ready to run; shared by everyone who uses it and never changed.
+#pragma once
+
+#include <memory>
+
+#include "schema/messages.h"
+#include "services/inferencer/batcher.h"
+#include "services/inferencer/torch_model.h"
+
+namespace slipway::inferencer {
+
+struct LoadedVersion {
+  msg::VersionKey key;
+  Signature signature;
+  std::shared_ptr<const TorchModel> model;
+};
+
+}  // namespace slipway::inferencer

@@ -1,0 +1,97 @@
+// slipway-inferencer: keeps model versions in memory and answers predictions.
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <string_view>
+
+#include "lib/base/log.h"
+#include "lib/base/options.h"
+#include "lib/base/service.h"
+#include "lib/obs/health_server.h"
+#include "lib/torch_runtime/torch_runtime.h"
+#include "services/inferencer/inspect_child.h"
+#include "services/inferencer/server.h"
+
+int main(int argc, char** argv) {
+  using namespace slipway;
+  using namespace slipway::inferencer;
+  if (argc > 1 && std::string_view(argv[1]) == "inspect-file") return inspect_child_main(argc - 2, argv + 2);
+
+  block_stop_signals();
+  ServiceSettings settings;
+  Server::Options server_options{.gateways = {"127.0.0.1:7070"},
+                                 .registry = "127.0.0.1:7071",
+                                 .registry_events = "127.0.0.1:7072",
+                                 .release = {},
+                                 .program = {},
+                                 .engine = {},
+                                 .store = {},
+                                 .inspect = {}};
+  std::string cache_dir = "cache/inferencer";
+  int threads = 0;
+  std::int64_t max_wait_us = 0;
+  double drain_seconds = 20;
+  std::int64_t inspect_seconds = 60;
+  auto& engine = server_options.engine;
+  auto& limits = server_options.store.limits;
+
+  Options options("Loads model versions and answers predictions.", "slipway-inferencer");
+  settings.add_to(options);
+  options.add("gateways", server_options.gateways, "Gateways to serve, host:port; names stand for all their addresses");
+  options.add("registry", server_options.registry, "Registry's port for calls, host:port");
+  options.add("registry-events", server_options.registry_events, "Registry's port for events, host:port");
+  options.add("cache-dir", cache_dir, "Folder for downloaded model files");
+  options.add("threads", threads, "Threads that one forward pass may use; 0: cores divided by instances")
+      ->check(CLI::NonNegativeNumber);
+  options.add("instances", engine.instances, "Batches that may run at once")->check(CLI::Range(1, 1024));
+  options.add("max-batch-rows", engine.limits.max_rows, "Rows in one batch")->check(CLI::PositiveNumber);
+  options.add("max-queued-rows", engine.limits.max_queued_rows, "Rows waiting per version before requests are refused")
+      ->check(CLI::PositiveNumber);
+  options.add("max-queued-bytes", engine.max_queued_bytes,
+              "Bytes of inputs waiting in all before requests are refused");
+  options
+      .add("max-queued-requests", server_options.max_requests, "Requests that the gateways may have outstanding here")
+      ->check(CLI::PositiveNumber);
+  options.add("max-wait-us", max_wait_us, "Time a short batch waits for more rows, in microseconds; 0: not at all")
+      ->check(CLI::Range(0, 60'000'000));
+  options.add("max-loaded-versions", limits.max_loaded, "Versions in memory; latest and aliased ones stay beyond it")
+      ->check(CLI::PositiveNumber);
+  options.add("inspect-seconds", inspect_seconds, "Time an uploaded file has to load and run")
+      ->check(CLI::Range(1, 3600));
+  options.add("drain-seconds", drain_seconds, "Time to finish what is queued at SIGTERM")
+      ->check(CLI::NonNegativeNumber);
+  if (const auto code = options.parse(argc, argv)) return *code;
+  if (auto started = start_logging("inferencer", settings.log_format, settings.log_level); !started)
+    return exit_with(started.error());
+  engine.limits.max_wait = std::chrono::microseconds(max_wait_us);
+  server_options.release = settings.release_id;
+  server_options.store.cache_dir = std::filesystem::absolute(cache_dir);
+  server_options.store.max_batch_rows = engine.limits.max_rows;
+  server_options.inspect.time = std::chrono::seconds(inspect_seconds);
+  std::error_code failed;
+  server_options.program = std::filesystem::read_symlink("/proc/self/exe", failed);
+  if (failed) return exit_with({.code = Code::kInternal, .message = "cannot find this program's own file", .path = {}});
+
+  // Each compute thread has a team of its own.
+  start_torch(threads > 0 ? threads : std::max(1, usable_cores() / engine.instances));
+  log_blas();
+
+  auto server = Server::start(std::move(server_options));
+  if (!server) return exit_with(server.error());
+  auto health = obs::HealthServer::start(settings.listen_address, settings.metrics_port,
+                                         [&server] { return (*server)->not_ready(); });
+  if (!health) return exit_with(health.error());
+  if (auto written = announce(settings.announce, {{"metrics", (*health)->port()}}); !written)
+    return exit_with(written.error());
+  spdlog::info("inferencer started metrics_port={} instances={}", (*health)->port(), engine.instances);
+
+  const int signal = wait_for_stop_signal();
+  spdlog::info("stopping signal={}", signal);
+  (*server)->drain(std::chrono::milliseconds(static_cast<std::int64_t>(drain_seconds * 1000)));
+  health->reset();
+  (*server)->stop();
+  spdlog::info("stopped");
+  return 0;
+}

@@ -1,0 +1,50 @@
+// Messages to calls: predictions to the engine, versions to the store, uploaded files to the inspection.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/base/error.h"
+#include "services/inferencer/engine.h"
+#include "services/inferencer/inspect_child.h"
+#include "services/inferencer/version_store.h"
+
+namespace slipway::inferencer {
+
+// Life: start() begins to serve; drain() then stop(), once each. Threads: the caller's own for start, drain and stop;
+// not_ready() from any.
+class Server {
+ public:
+  struct Options {
+    std::vector<std::string> gateways;  // host:port
+    std::string registry;               // host:port of its calls
+    std::string registry_events;        // and of its events
+    std::string release;
+    std::filesystem::path program;      // this binary, for inspections
+    std::uint32_t max_requests = 1024;  // outstanding here, granted to the gateways as credits
+    Engine::Options engine;
+    VersionStore::Options store;
+    InspectLimits inspect;
+  };
+
+  // Errors: kInvalidArgument (an address).
+  [[nodiscard]] static Result<std::unique_ptr<Server>> start(Options options);
+  ~Server();
+
+  // Why this worker is not ready; empty: a gateway has welcomed it and the desired versions have been dealt with.
+  [[nodiscard]] std::string not_ready() const;
+
+  // Tells the gateways to send no more and waits until all that is here is answered, at most `deadline`.
+  void drain(std::chrono::milliseconds deadline);
+  void stop();
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace slipway::inferencer

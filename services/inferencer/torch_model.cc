@@ -1,0 +1,459 @@
+#include "services/inferencer/torch_model.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <torch/csrc/jit/runtime/jit_exception.h>
+#include <torch/script.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <exception>
+#include <format>
+#include <mutex>
+#include <numeric>
+#include <utility>
+
+#include "lib/tensor/torch_tensor.h"
+#include "lib/torch_runtime/torch_runtime.h"
+#include "services/inferencer/module_check.h"
+#include "services/inferencer/signature_check.h"
+#include "services/inferencer/torchscript_scan.h"
+
+namespace slipway::inferencer {
+namespace {
+
+constexpr std::size_t kMaxOutputs = 256;
+constexpr int kMaxNesting = 8;
+
+// What torch says, without its stack of C++ frames and its copy of the model's source.
+std::string trimmed(std::string_view text) {
+  constexpr std::string_view kTraceback = "Traceback of TorchScript";
+  if (const auto trace = text.find(kTraceback); trace != std::string_view::npos) {
+    // The last line that is not indented names the fault; some faults have further lines after it.
+    for (auto at = text.find("\n", trace); at != std::string_view::npos; at = text.find("\n", at + 1)) {
+      const auto line = text.substr(at + 1, text.find('\n', at + 1) - at - 1);
+      const auto colon = line.find(": ");
+      const auto name = line.substr(0, colon);
+      const bool names_fault = !line.empty() && line[0] != ' ' && colon != std::string_view::npos &&
+                               name.find_first_of(" <>~") == std::string_view::npos;
+      if (names_fault) {
+        text = text.substr(at + 1);
+        break;
+      }
+    }
+  }
+  constexpr std::size_t kMost = 600;
+  constexpr int kLines = 4;
+  std::string kept;
+  int lines = 0;
+  for (const char c : text.substr(0, kMost)) {
+    if (c == '\n' && ++lines == kLines) break;
+    kept += c == '\n' ? ' ' : c;
+  }
+  while (kept.ends_with(' ')) kept.pop_back();
+  return kept;
+}
+
+// The one place where what torch throws is caught. `what` begins the message; `raised` is the code for an exception
+// that the model raises itself, `failed` for any other.
+template <class Work>
+auto guarded(std::string_view what, Code raised, Code failed, Work work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const torch::jit::JITException& error) {
+    return fail(raised, std::format("{}: {}", what, trimmed(error.what())));
+  } catch (const c10::Error& error) {
+    return fail(failed, std::format("{}: {}", what, trimmed(error.what_without_backtrace())));
+  } catch (const std::exception& error) {
+    return fail(failed, std::format("{}: {}", what, trimmed(error.what())));
+  } catch (...) {
+    return fail(failed, std::format("{}: an unknown exception", what));
+  }
+}
+
+struct Named {
+  std::string name;  // of a dictionary's entry; empty: by position
+  at::Tensor tensor;
+};
+
+Result<void> flatten(const c10::IValue& value, std::string name, int depth, std::vector<Named>& out) {
+  if (depth > kMaxNesting || out.size() > kMaxOutputs) {
+    return fail(Code::kUnsupported,
+                std::format("the model's output has more than {} tensors or {} levels", kMaxOutputs, kMaxNesting));
+  }
+  if (value.isTensor()) {
+    out.push_back({std::move(name), value.toTensor()});
+    return {};
+  }
+  if (value.isTuple() || value.isList()) {
+    const auto count = value.isTuple() ? value.toTupleRef().elements().size() : value.toList().size();
+    for (std::size_t i = 0; i < count; ++i) {
+      const c10::IValue item = value.isTuple() ? value.toTupleRef().elements()[i] : c10::IValue(value.toList().get(i));
+      if (auto good = flatten(item, name.empty() ? "" : std::format("{}_{}", name, i), depth + 1, out); !good)
+        return good;
+    }
+    return {};
+  }
+  if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) {
+      if (!entry.key().isString())
+        return fail(Code::kUnsupported, "the model's output is a dictionary whose keys are not texts");
+      const std::string key = entry.key().toStringRef();
+      if (auto good = flatten(entry.value(), name.empty() ? key : name + "." + key, depth + 1, out); !good) return good;
+    }
+    return {};
+  }
+  return fail(Code::kUnsupported,
+              std::format("the model's output holds a {}; wanted tensors, alone or in tuples, lists or dictionaries",
+                          value.tagKind()));
+}
+
+// A file's bytes, mapped for reading.
+class Mapping {
+ public:
+  static Result<Mapping> open(const std::filesystem::path& file) {
+    const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail(Code::kNotFound, std::format("cannot open {}", file.string()));
+    struct stat status{};
+    void* at = MAP_FAILED;
+    const bool sized = fstat(fd, &status) == 0;
+    if (sized && status.st_size > 0)
+      at = mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
+    ::close(fd);
+    if (sized && status.st_size == 0) return fail(Code::kInvalidArgument, "not a TorchScript file: it is empty");
+    if (at == MAP_FAILED) return fail(Code::kInternal, std::format("cannot map {}", file.string()));
+    return Mapping(at, static_cast<std::size_t>(status.st_size));
+  }
+  Mapping(Mapping&& other) noexcept : at_(std::exchange(other.at_, nullptr)), size_(other.size_) {}
+  Mapping& operator=(Mapping&&) = delete;
+  ~Mapping() {
+    if (at_ != nullptr) munmap(at_, size_);
+  }
+  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(at_), size_}; }
+
+ private:
+  Mapping(void* at, std::size_t size) : at_(at), size_(size) {}
+  void* at_;
+  std::size_t size_;
+};
+
+std::vector<std::int64_t> trial_shape(const TensorSpec& spec, bool batchable, std::int64_t rows,
+                                      std::int64_t free_size) {
+  auto shape = spec.shape;
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] < 0) shape[i] = i == 0 && batchable ? rows : free_size;
+  }
+  return shape;
+}
+
+bool inputs_batchable(const Signature& signature) {
+  return is_batchable({.inputs = signature.inputs, .outputs = {}, .classes = {}});
+}
+
+std::vector<c10::IValue> trial_inputs(const Signature& signature, std::int64_t rows, std::int64_t free_size,
+                                      bool random = false) {
+  std::vector<c10::IValue> inputs;
+  for (const TensorSpec& spec : signature.inputs) {
+    const auto shape = trial_shape(spec, inputs_batchable(signature), rows, free_size);
+    auto tensor = random && is_floating(spec.dtype) ? at::rand(shape) : at::zeros(shape);
+    inputs.emplace_back(tensor.to(scalar_type(spec.dtype)));
+  }
+  return inputs;
+}
+
+}  // namespace
+
+struct Scratch::State {
+  std::vector<at::Tensor> buffers;  // bytes, one per input
+};
+Scratch::Scratch() : state_(std::make_unique<State>()) {}
+Scratch::~Scratch() = default;
+Scratch::Scratch(Scratch&&) noexcept = default;
+Scratch& Scratch::operator=(Scratch&&) noexcept = default;
+
+struct TorchModel::State {
+  torch::jit::Module module;
+  bool serial = false;  // writes its own attributes
+  mutable std::mutex mutex;
+
+  Result<std::vector<Named>> forward(std::vector<c10::IValue> inputs) {
+    const c10::InferenceMode inference;
+    std::unique_lock lock(mutex, std::defer_lock);
+    if (serial) lock.lock();
+    const c10::IValue value = module.forward(std::move(inputs));
+    std::vector<Named> outputs;
+    if (auto good = flatten(value, "", 0, outputs); !good) return std::unexpected(std::move(good).error());
+    return outputs;
+  }
+
+  // Frozen modules have their parameters as constants and are faster; only kept when nothing changes.
+  void freeze_if_equal(const Signature& signature) {
+    const bool plain = !signature.inputs.empty() && !has_free_dimensions(signature);
+    if (!plain || serial) return;
+    auto frozen = torch::jit::freeze(module, std::nullopt, false);
+    State other;
+    other.module = frozen;
+    for (const std::int64_t rows : {1, 3}) {
+      const auto inputs = trial_inputs(signature, rows, 1, true);
+      const auto before = forward(inputs);
+      const auto after = other.forward(inputs);
+      const bool equal = before && after && before->size() == after->size() &&
+                         std::ranges::equal(*before, *after, [](const Named& a, const Named& b) {
+                           return at::equal(a.tensor, b.tensor);
+                         });
+      if (!equal) return;
+    }
+    module = frozen;
+  }
+};
+
+TorchModel::TorchModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
+TorchModel::~TorchModel() = default;
+
+Result<std::shared_ptr<const TorchModel>> TorchModel::load(const std::filesystem::path& file, Origin origin,
+                                                           const Signature& signature) {
+  ScannedArchive scanned;
+  if (origin == Origin::kUploaded) {
+    auto mapping = Mapping::open(file);
+    if (!mapping) return std::unexpected(std::move(mapping).error());
+    auto found = scan_torchscript(mapping->bytes());
+    if (!found) return std::unexpected(std::move(found).error());
+    scanned = std::move(*found);
+  }
+  using Loaded = Result<std::shared_ptr<const TorchModel>>;
+  return guarded("cannot load the TorchScript file", Code::kInvalidArgument, Code::kInvalidArgument, [&]() -> Loaded {
+    if (origin == Origin::kUploaded) {
+      if (auto same = check_same_archive(file.string(), scanned); !same)
+        return std::unexpected(std::move(same).error());
+    }
+    auto state = std::make_unique<State>();
+    state->module = torch::jit::load(file.string(), torch_device());
+    if (origin == Origin::kUploaded) {
+      if (auto good = check_module(state->module, scanned); !good) return std::unexpected(std::move(good).error());
+    }
+    if (!state->module.find_method("forward")) {
+      return fail(Code::kInvalidArgument, "the TorchScript module has no method 'forward'");
+    }
+    state->module.eval();
+    for (at::Tensor parameter : state->module.parameters()) parameter.set_requires_grad(false);
+    state->serial = writes_attributes(state->module);
+    if (origin == Origin::kTrained) state->freeze_if_equal(signature);
+    return std::shared_ptr<const TorchModel>(new TorchModel(std::move(state)));
+  });
+}
+
+namespace {
+
+// The parts' rows of input `index`, one after the other, in `buffer`.
+at::Tensor gather(std::span<const Part> parts, std::size_t index, std::int64_t rows, at::Tensor& buffer) {
+  const TensorSpec& first = parts[0].specs[index];
+  std::size_t bytes = 0;
+  for (const Part& part : parts) bytes += part.inputs[index].size();
+  if (!buffer.defined() || static_cast<std::size_t>(buffer.numel()) < bytes) {
+    buffer = at::empty({static_cast<std::int64_t>(std::max<std::size_t>(bytes + bytes / 2, 4096))}, at::kByte);
+  }
+  auto* to = static_cast<std::byte*>(buffer.data_ptr());
+  for (const Part& part : parts) {
+    const Frame& frame = part.inputs[index];
+    if (frame.size() == 0) continue;
+    if (first.dtype == DType::kB8) {
+      std::ranges::transform(frame.bytes(), to, [](std::byte b) { return b == std::byte{0} ? b : std::byte{1}; });
+    } else {
+      std::memcpy(to, frame.data(), frame.size());
+    }
+    to += frame.size();
+  }
+  auto shape = first.shape;
+  if (parts.size() > 1) shape[0] = rows;
+  return at::from_blob(buffer.data_ptr(), shape, at::TensorOptions(scalar_type(first.dtype)));
+}
+
+// In the signature's order: by name when the model names its outputs, else by position.
+Result<std::vector<at::Tensor>> in_order(const Signature& signature, std::vector<Named> outputs) {
+  const auto& wanted = signature.outputs;
+  if (outputs.size() != wanted.size()) {
+    return fail(Code::kInternal,
+                std::format("the model gave {} outputs, its signature has {}", outputs.size(), wanted.size()));
+  }
+  std::vector<at::Tensor> ordered;
+  for (const TensorSpec& spec : wanted) {
+    const auto found = std::ranges::find(outputs, spec.name, &Named::name);
+    if (found == outputs.end()) break;
+    ordered.push_back(found->tensor);
+  }
+  if (ordered.size() == wanted.size()) return ordered;
+  ordered.clear();
+  for (Named& output : outputs) ordered.push_back(std::move(output.tensor));
+  return ordered;
+}
+
+}  // namespace
+
+Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::span<const Part> parts,
+                                             Scratch& scratch) const {
+  const std::int64_t rows = std::accumulate(parts.begin(), parts.end(), std::int64_t{0},
+                                            [](std::int64_t sum, const Part& part) { return sum + part.rows; });
+  const Code failed = has_free_dimensions(signature) ? Code::kInvalidArgument : Code::kInternal;
+  using Ran = Result<std::vector<Outputs>>;
+  return guarded("the model failed", Code::kInvalidArgument, failed, [&]() -> Ran {
+    const c10::InferenceMode inference;
+    auto& buffers = scratch.state_->buffers;
+    buffers.resize(std::max(buffers.size(), signature.inputs.size()));
+    std::vector<c10::IValue> inputs;
+    inputs.reserve(signature.inputs.size());
+    for (std::size_t i = 0; i < signature.inputs.size(); ++i) inputs.emplace_back(gather(parts, i, rows, buffers[i]));
+    const auto kept = inputs;  // an output that shares memory with an input is then known by its use count
+    auto named = state_->forward(std::move(inputs));
+    if (!named) return std::unexpected(std::move(named).error());
+    auto tensors = in_order(signature, std::move(*named));
+    if (!tensors) return std::unexpected(std::move(tensors).error());
+
+    std::vector<Outputs> answers(parts.size());
+    for (std::size_t i = 0; i < tensors->size(); ++i) {
+      const TensorSpec& wanted = signature.outputs[i];
+      at::Tensor tensor = std::move((*tensors)[i]);
+      // Shared with the scratch, a parameter or another output: the next batch could write to it.
+      if (tensor.defined() && tensor.layout() == at::kStrided &&
+          (tensor.use_count() > 1 || tensor.storage().use_count() > 1)) {
+        tensor = tensor.clone(at::MemoryFormat::Contiguous);
+      }
+      auto output = from_torch(wanted.name, tensor);
+      if (!output) return fail(Code::kInternal, "the model's output: " + output.error().message);
+      if (output->spec.dtype != wanted.dtype) {
+        return fail(Code::kInternal, std::format("output '{}' has data-type {}, the signature says {}", wanted.name,
+                                                 dtype_name(output->spec.dtype), dtype_name(wanted.dtype)));
+      }
+      const auto& shape = output->spec.shape;
+      if (shape.size() != wanted.shape.size() || (is_batchable(signature) && shape[0] != rows)) {
+        return fail(Code::kInternal,
+                    std::format("output '{}' has shape {} for a batch of {} rows, the signature says {}", wanted.name,
+                                to_string(shape), rows, to_string(wanted.shape)));
+      }
+      if (parts.size() == 1) {
+        answers[0].specs.push_back(std::move(output->spec));
+        answers[0].frames.push_back(std::move(output->frame));
+        continue;
+      }
+      const std::size_t row_bytes = output->frame.size() / static_cast<std::size_t>(rows);
+      std::size_t at = 0;
+      for (std::size_t p = 0; p < parts.size(); ++p) {
+        const std::size_t bytes = row_bytes * static_cast<std::size_t>(parts[p].rows);
+        TensorSpec spec = output->spec;
+        spec.shape[0] = parts[p].rows;
+        answers[p].specs.push_back(std::move(spec));
+        answers[p].frames.push_back(output->frame.part(at, bytes));
+        at += bytes;
+      }
+    }
+    return answers;
+  });
+}
+
+Result<void> TorchModel::warm_up(const Signature& signature, std::int64_t rows) const {
+  return guarded("the model failed to warm up", Code::kInternal, Code::kInternal, [&]() -> Result<void> {
+    auto outputs = state_->forward(trial_inputs(signature, rows, 1));
+    if (!outputs) return std::unexpected(std::move(outputs).error());
+    return {};
+  });
+}
+
+Result<Signature> TorchModel::complete(Signature signature) const {
+  const auto trial = [&](std::int64_t rows, std::int64_t free_size) -> Result<std::vector<TensorBytes>> {
+    const auto what = std::format("a trial run of the model with zeros, {} row{}, failed", rows, rows == 1 ? "" : "s");
+    using Tried = Result<std::vector<TensorBytes>>;
+    return guarded(what, Code::kInvalidArgument, Code::kInvalidArgument, [&]() -> Tried {
+      auto outputs = state_->forward(trial_inputs(signature, rows, free_size));
+      if (!outputs) return std::unexpected(std::move(outputs).error());
+      std::vector<TensorBytes> specs;
+      for (const Named& output : *outputs) {
+        auto converted = from_torch(output.name, output.tensor);
+        if (!converted) return std::unexpected(std::move(converted).error());
+        specs.push_back(std::move(*converted));
+      }
+      return specs;
+    });
+  };
+
+  constexpr std::array<std::int64_t, 4> kFreeSizes{1, 16, 64, 224};
+  const bool free = has_free_dimensions(signature) || !inputs_batchable(signature);
+  std::int64_t size = kFreeSizes[0];
+  auto first = trial(1, size);
+  for (std::size_t i = 1; free && !first && i < kFreeSizes.size(); ++i) first = trial(1, size = kFreeSizes[i]);
+  if (!first) return std::unexpected(std::move(first).error());
+  if (first->empty()) return fail(Code::kInvalidArgument, "a trial run of the model gave no outputs");
+
+  // Dimensions that differ between the runs follow the input.
+  std::vector<TensorSpec> found;
+  for (TensorBytes& output : *first) found.push_back(std::move(output.spec));
+  const auto compare = [&](const std::vector<TensorBytes>& other, std::string_view how) -> Result<void> {
+    if (other.size() != found.size())
+      return fail(Code::kInvalidArgument,
+                  std::format("trial runs of the model gave {} outputs, and {} {}", found.size(), other.size(), how));
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const auto& shape = other[i].spec.shape;
+      if (shape.size() != found[i].shape.size() || other[i].spec.dtype != found[i].dtype) {
+        return fail(Code::kInvalidArgument,
+                    std::format("output {} of the model changes its rank or data-type {}", i, how));
+      }
+      for (std::size_t d = 0; d < shape.size(); ++d) {
+        if (shape[d] != found[i].shape[d]) found[i].shape[d] = -1;
+      }
+    }
+    return {};
+  };
+  if (inputs_batchable(signature)) {
+    auto second = trial(2, size);
+    if (!second) return std::unexpected(std::move(second).error());
+    if (auto good = compare(*second, "with two rows"); !good) return std::unexpected(std::move(good).error());
+  }
+  if (free) {
+    // Not every size need work: a model may want multiples of something.
+    if (auto larger = trial(1, size * 2); larger) {
+      if (auto good = compare(*larger, "with a larger input"); !good) return std::unexpected(std::move(good).error());
+    }
+  }
+
+  auto& given = signature.outputs;
+  if (given.empty()) {
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      if (found[i].name.empty()) found[i].name = std::format("output_{}", i);
+    }
+    given = std::move(found);
+  } else {
+    if (given.size() != found.size()) {
+      return fail(Code::kInvalidArgument,
+                  std::format("the signature has {} outputs, the model gives {}", given.size(), found.size()));
+    }
+    const bool by_name = std::ranges::all_of(
+        given, [&](const TensorSpec& spec) { return std::ranges::contains(found, spec.name, &TensorSpec::name); });
+    for (std::size_t i = 0; i < given.size(); ++i) {
+      TensorSpec& spec = given[i];
+      const TensorSpec& actual = by_name ? *std::ranges::find(found, spec.name, &TensorSpec::name) : found[i];
+      if (spec.shape.empty()) {
+        spec.shape = actual.shape;
+        spec.dtype = actual.dtype;
+      }
+      if (spec.name.empty()) spec.name = actual.name.empty() ? std::format("output_{}", i) : actual.name;
+      if (spec.dtype != actual.dtype || !fits(actual.shape, spec.shape)) {
+        return fail(Code::kInvalidArgument, std::format("output '{}' is {} {} in a trial run, the signature says {} {}",
+                                                        spec.name, dtype_name(actual.dtype), to_string(actual.shape),
+                                                        dtype_name(spec.dtype), to_string(spec.shape)));
+      }
+    }
+  }
+  if (!signature.classes.empty()) {
+    const auto& shape = signature.outputs[0].shape;
+    if (shape.empty() || shape.back() != static_cast<std::int64_t>(signature.classes.size())) {
+      return fail(Code::kInvalidArgument,
+                  std::format("the signature names {} classes, output '{}' has shape {}", signature.classes.size(),
+                              signature.outputs[0].name, to_string(shape)));
+    }
+  }
+  return signature;
+}
+
+}  // namespace slipway::inferencer

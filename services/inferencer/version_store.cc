@@ -1,0 +1,285 @@
+#include "services/inferencer/version_store.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <format>
+#include <mutex>
+#include <thread>
+
+#include "lib/base/log.h"
+#include "lib/base/sha256.h"
+#include "lib/wire/blob_transfer.h"
+#include "services/inferencer/metrics.h"
+
+namespace slipway::inferencer {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::uint32_t kPage = 100;
+constexpr auto kListDeadline = std::chrono::seconds(2);  // it is tried again anyway
+constexpr auto kListRetry = std::chrono::seconds(1);
+
+// `deadline` also bounds how long stop() may have to wait.
+Caller::Options reading(std::chrono::seconds deadline = std::chrono::seconds(5)) {
+  return {.deadline = deadline, .repeat_after = std::chrono::seconds(1), .request_id = {}};
+}
+
+std::set<std::uint64_t> desired_of(const Model& model) {
+  std::set<std::uint64_t> versions;
+  if (model.latest > 0) versions.insert(model.latest);
+  for (const Alias& alias : model.aliases) versions.insert(alias.version);
+  return versions;
+}
+
+}  // namespace
+
+struct VersionStore::State {
+  State(Caller& caller, Engine& runner, Options given, Events callbacks)
+      : registry(caller),
+        engine(runner),
+        options(std::move(given)),
+        events(std::move(callbacks)),
+        table(options.limits) {}
+
+  Caller& registry;
+  Engine& engine;
+  const Options options;
+  const Events events;
+
+  mutable std::mutex mutex;  // guards all below
+  std::condition_variable wake;
+  VersionTable table;
+  RevisionWatch revisions;
+  std::set<std::string> changed_models;
+  Clock::time_point list_at{};  // now
+  bool listed = false;
+  bool news = false;  // something came while the thread may have been looking elsewhere
+  bool stopping = false;
+
+  std::thread thread;
+
+  void run();
+  Result<void> list_models();
+  Result<void> read_model(const std::string& name);
+  Result<std::shared_ptr<const LoadedVersion>> load(const msg::VersionKey& key);
+  void load_one(const msg::VersionKey& key);
+  void unload_some();
+};
+
+VersionStore::VersionStore(Caller& registry, Engine& engine, Options options, Events events)
+    : state_(std::make_unique<State>(registry, engine, std::move(options), std::move(events))) {
+  state_->thread = std::thread([this] { state_->run(); });
+}
+
+VersionStore::~VersionStore() { stop(); }
+
+Result<void> VersionStore::State::list_models() {
+  std::set<std::string> names;
+  std::string after;
+  while (true) {
+    auto page = Caller::as<msg::Models>(
+        registry.call_and_wait(msg::ListModels{.after = after, .limit = kPage}, {}, reading(kListDeadline)));
+    if (!page) return std::unexpected(std::move(page).error());
+    const std::lock_guard lock(mutex);
+    for (const Model& model : page->items) {
+      names.insert(model.name);
+      table.set_desired(model.name, desired_of(model), Clock::now());
+    }
+    if (page->items.size() < kPage || stopping) {
+      table.keep_only(names, Clock::now());
+      return {};
+    }
+    after = page->items.back().name;
+  }
+}
+
+Result<void> VersionStore::State::read_model(const std::string& name) {
+  auto models =
+      Caller::as<msg::Models>(registry.call_and_wait(msg::GetModel{.model = name}, {}, reading(kListDeadline)));
+  const bool gone = !models && models.error().code == Code::kNotFound;
+  if (!models && !gone) return std::unexpected(std::move(models).error());
+  const std::lock_guard lock(mutex);
+  const bool empty = gone || models->items.empty();
+  table.set_desired(name, empty ? std::set<std::uint64_t>{} : desired_of(models->items[0]), Clock::now());
+  return {};
+}
+
+Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg::VersionKey& key) {
+  auto versions = Caller::as<msg::Versions>(
+      registry.call_and_wait(msg::GetVersion{.model = key.model, .version = key.version, .alias = {}}, {}, reading()));
+  if (!versions) return std::unexpected(std::move(versions).error());
+  if (versions->items.size() != 1)
+    return fail(Code::kInternal,
+                std::format("the registry answered with {} versions instead of one", versions->items.size()));
+  Version& version = versions->items[0];
+  const auto is_module = [](const StoredFile& file) { return file.name.ends_with(".pt"); };
+  const auto file = std::ranges::find_if(version.files, is_module);
+  if (file == version.files.end()) {
+    return fail(Code::kUnsupported,
+                std::format("version {} of model '{}' has no TorchScript file (*.pt)", key.version, key.model));
+  }
+  auto path = download_to_cache(registry, *file, options.cache_dir);
+  if (!path) return std::unexpected(std::move(path).error());
+  auto model = TorchModel::load(*path, version.uploaded ? Origin::kUploaded : Origin::kTrained, version.signature);
+  if (!model) return std::unexpected(std::move(model).error());
+
+  // Twice: the first run of a shape compiles, the second shows that it has. A version whose inputs are free in more
+  // than the rows has no shape to be warmed up with.
+  if (!has_free_dimensions(version.signature)) {
+    std::set<std::int64_t> batches{1};
+    if (is_batchable(version.signature)) batches.insert({(options.max_batch_rows + 1) / 2, options.max_batch_rows});
+    for (const std::int64_t rows : batches) {
+      for (int i = 0; i < 2; ++i) {
+        if (auto warm = (*model)->warm_up(version.signature, rows); !warm)
+          return std::unexpected(std::move(warm).error());
+      }
+    }
+  }
+  return std::make_shared<const LoadedVersion>(
+      LoadedVersion{.key = key, .signature = std::move(version.signature), .model = std::move(*model)});
+}
+
+void VersionStore::State::load_one(const msg::VersionKey& key) {
+  const auto begun = Clock::now();
+  auto version = load(key);
+  const auto took = Clock::now() - begun;
+  if (!version) {
+    const Error error = std::move(version).error();
+    spdlog::warn("version failed model={} version={} code={} message={}", log_value(key.model), key.version,
+                 code_name(error.code), log_value(error.message));
+    metrics().loads.Add({{"result", "failed"}}).Increment();
+    {
+      const std::lock_guard lock(mutex);
+      table.failed(key, error, Clock::now());
+    }
+    events.on_failed(key, error);
+    return;
+  }
+  engine.add(std::move(*version));
+  {
+    const std::lock_guard lock(mutex);
+    table.loaded(key, Clock::now());
+    metrics().loaded.Set(static_cast<double>(table.ready().size()));
+  }
+  metrics().loads.Add({{"result", "ok"}}).Increment();
+  metrics().load_time.Observe(std::chrono::duration<double>(took).count());
+  spdlog::info("version ready model={} version={} load_ms={}", log_value(key.model), key.version,
+               std::chrono::duration_cast<std::chrono::milliseconds>(took).count());
+  events.on_ready(key);
+}
+
+void VersionStore::State::unload_some() {
+  std::vector<msg::VersionKey> candidates;
+  {
+    const std::lock_guard lock(mutex);
+    candidates = table.to_unload(Clock::now());
+  }
+  for (const msg::VersionKey& key : candidates) {
+    {
+      // Under the lock, so that nobody hears "ready" from ask() about a version that has just gone.
+      const std::lock_guard lock(mutex);
+      if (!engine.remove_if_idle(key)) continue;
+      table.unloaded(key);
+      metrics().loaded.Set(static_cast<double>(table.ready().size()));
+    }
+    spdlog::info("version unloaded model={} version={}", log_value(key.model), key.version);
+    events.on_ready(key);  // what is loaded has changed
+  }
+}
+
+void VersionStore::State::run() {
+  std::unique_lock lock(mutex);
+  bool warned = false;
+  while (!stopping) {
+    const auto now = Clock::now();
+    if (now >= list_at) {
+      list_at = now + options.list_every;
+      changed_models.clear();
+      lock.unlock();
+      const auto done = list_models();
+      lock.lock();
+      if (!done) {
+        if (!warned)
+          spdlog::warn("registry not readable code={} message={}", code_name(done.error().code),
+                       log_value(done.error().message));
+        list_at = Clock::now() + kListRetry;
+      } else {
+        listed = true;
+      }
+      warned = !done;
+      continue;
+    }
+    if (!changed_models.empty()) {
+      const std::string name = changed_models.extract(changed_models.begin()).value();
+      lock.unlock();
+      const auto done = read_model(name);
+      lock.lock();
+      if (!done) list_at = Clock::now() + kListRetry;
+      continue;
+    }
+    if (const auto key = table.next_load(now)) {
+      lock.unlock();
+      load_one(*key);
+      unload_some();
+      lock.lock();
+      continue;
+    }
+    lock.unlock();
+    unload_some();
+    lock.lock();
+    // A version that is due to go may be busy: look again soon, but not at once.
+    auto until = list_at;
+    if (const auto next = table.next_wake())
+      until = std::min(until, std::max(*next, Clock::now() + std::chrono::milliseconds(100)));
+    wake.wait_until(lock, until, [this] { return stopping || news; });
+    news = false;
+  }
+}
+
+Result<bool> VersionStore::ask(const msg::VersionKey& key) {
+  const std::lock_guard lock(state_->mutex);
+  auto standing = state_->table.ask(key, Clock::now());
+  if (standing && !*standing) {
+    state_->news = true;
+    state_->wake.notify_one();
+  }
+  return standing;
+}
+
+void VersionStore::on_changed(const msg::Changed& changed) {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->revisions.missed(changed.revision)) {
+    state_->list_at = Clock::now();
+  } else if (changed.subject == msg::Subject::kModel) {
+    state_->changed_models.insert(changed.key);
+  } else {
+    return;
+  }
+  state_->news = true;
+  state_->wake.notify_one();
+}
+
+std::vector<msg::VersionKey> VersionStore::ready() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->table.ready();
+}
+
+bool VersionStore::settled() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->listed && state_->table.settled();
+}
+
+void VersionStore::stop() {
+  {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->stopping) return;
+    state_->stopping = true;
+  }
+  state_->wake.notify_one();
+  state_->thread.join();
+}
+
+}  // namespace slipway::inferencer

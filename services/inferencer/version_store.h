@@ -1,0 +1,54 @@
+// Keeps the right versions in memory: asks the registry what is desired, fetches, loads and warms them up in a thread
+// of its own, and hands them to the engine.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "lib/wire/caller.h"
+#include "services/inferencer/engine.h"
+#include "services/inferencer/version_table.h"
+
+namespace slipway::inferencer {
+
+// Life: must not outlive registry and engine; stop() (or destruction) joins the thread, which may wait for the
+// registry's deadline. Threads: everything may be called from any thread.
+class VersionStore {
+ public:
+  struct Options {
+    std::filesystem::path cache_dir;
+    VersionTable::Limits limits;
+    std::int64_t max_batch_rows = 32;     // the largest batch to warm up
+    std::chrono::seconds list_every{30};  // and at every gap in the registry's events
+  };
+  struct Events {
+    std::function<void(const msg::VersionKey&)> on_ready;  // in the store's thread, as is the next
+    std::function<void(const msg::VersionKey&, Error)> on_failed;
+  };
+
+  VersionStore(Caller& registry, Engine& engine, Options options, Events events);
+  ~VersionStore();
+  VersionStore(const VersionStore&) = delete;
+  VersionStore& operator=(const VersionStore&) = delete;
+
+  // As VersionTable::ask.
+  [[nodiscard]] Result<bool> ask(const msg::VersionKey& key);
+
+  // An event of the registry.
+  void on_changed(const msg::Changed& changed);
+
+  [[nodiscard]] std::vector<msg::VersionKey> ready() const;
+
+  // Whether the registry has been read and every desired version is ready or has failed once.
+  [[nodiscard]] bool settled() const;
+
+  void stop();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace slipway::inferencer

@@ -1,0 +1,212 @@
+#include "services/inferencer/engine.h"
+
+#include <cstring>
+#include <future>
+#include <random>
+#include <thread>
+
+#include "lib/torch_runtime/torch_runtime.h"
+#include "tests/unit/inferencer/models.h"
+
+namespace slipway::inferencer {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+const msg::VersionKey kKey{"m", 1};
+
+// A model run that waits for `open` would need a sleep; a slow one made of many products does without.
+constexpr auto kSlow =
+    "def forward(self, x):\n  y = torch.ones([300, 300])\n  for i in range(100):\n    y = torch.matmul(y, y) * 0.0\n  "
+    "return x * 2 + torch.sum(y)\n";
+constexpr auto kDouble = "def forward(self, x):\n  return x * 2\n";
+
+class EngineTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { start_torch(1); }
+
+  void add(Engine& engine, const std::string& source, const Signature& signature = rows_of(2),
+           const msg::VersionKey& key = kKey) {
+    auto model = TorchModel::load(save_module(folder_, random_hex(64) + ".pt", source), Origin::kUploaded, signature);
+    ASSERT_TRUE(model) << model.error().message;
+    engine.add(
+        std::make_shared<const LoadedVersion>(LoadedVersion{.key = key, .signature = signature, .model = *model}));
+  }
+
+  static CheckedInputs inputs(const std::vector<float>& values, std::int64_t width = 2) {
+    const auto rows = static_cast<std::int64_t>(values.size()) / width;
+    return {.specs = {f32("x", {rows, width})}, .frames = {Frame::of(values)}, .rows = rows};
+  }
+
+  static std::future<Result<Answer>> submit(Engine& engine, CheckedInputs request, Asker asker = {},
+                                            std::optional<Clock::time_point> deadline = {},
+                                            const msg::VersionKey& key = kKey) {
+    auto promise = std::make_shared<std::promise<Result<Answer>>>();
+    auto future = promise->get_future();
+    engine.submit(key, std::move(request), std::move(asker), deadline,
+                  [promise](Result<Answer> answer) { promise->set_value(std::move(answer)); });
+    return future;
+  }
+
+  static std::vector<float> values(const Answer& answer) {
+    std::vector<float> out(answer.payload[0].size() / 4);
+    std::memcpy(out.data(), answer.payload[0].data(), answer.payload[0].size());
+    return out;
+  }
+
+  Folder folder_;
+};
+
+// Promise 9: many callers at once, rows of different counts and values, each gets the double of what it sent.
+TEST_F(EngineTest, NeverMixesTheAnswersOfABatch) {
+  Engine engine({.instances = 2, .limits = {.max_rows = 8, .max_queued_rows = 100'000, .max_wait = 0us}});
+  add(engine, kDouble, rows_of(-1));
+  std::vector<std::thread> callers;
+  std::atomic<int> right{0};
+  for (unsigned c = 0; c < 4; ++c) {
+    callers.emplace_back([&, c] {
+      std::mt19937 random(c);
+      std::vector<std::pair<std::vector<float>, std::future<Result<Answer>>>> asked;
+      for (int i = 0; i < 300; ++i) {
+        const std::int64_t width = 1 + static_cast<std::int64_t>(random() % 3);
+        std::vector<float> sent(static_cast<std::size_t>(width) * (1 + random() % 20));
+        for (float& value : sent) value = static_cast<float>(random() % 1'000'000);
+        auto future = submit(engine, inputs(sent, width));
+        asked.emplace_back(std::move(sent), std::move(future));
+      }
+      for (auto& [sent, future] : asked) {
+        auto answer = future.get();
+        ASSERT_TRUE(answer) << answer.error().message;
+        for (float& value : sent) value *= 2;
+        ASSERT_EQ(values(*answer), sent);
+        ++right;
+      }
+    });
+  }
+  for (auto& caller : callers) caller.join();
+  EXPECT_EQ(right, 1200);
+  EXPECT_EQ(engine.outstanding(), 0U);
+}
+
+TEST_F(EngineTest, JoinsARequestLargerThanABatch) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 4, .max_queued_rows = 16, .max_wait = 0us}});
+  add(engine, kDouble);
+  std::vector<float> sent(22);
+  for (std::size_t i = 0; i < sent.size(); ++i) sent[i] = static_cast<float>(i);
+  auto answer = submit(engine, inputs(sent)).get();
+  ASSERT_TRUE(answer) << answer.error().message;
+  EXPECT_EQ(answer->outputs[0].shape, (std::vector<std::int64_t>{11, 2}));
+  for (float& value : sent) value *= 2;
+  EXPECT_EQ(values(*answer), sent);
+}
+
+TEST_F(EngineTest, RefusesMoreRowsThanTheQueueHolds) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 4, .max_queued_rows = 16, .max_wait = 0us}});
+  add(engine, kDouble);
+  EXPECT_TRUE(submit(engine, inputs(std::vector<float>(32))).get());
+  EXPECT_EQ(submit(engine, inputs(std::vector<float>(34))).get().error().code, Code::kTooLarge);
+}
+
+TEST_F(EngineTest, RefusesWhatTheQueueHasNoRoomFor) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 1, .max_queued_rows = 2, .max_wait = 0us}});
+  add(engine, kSlow);
+  std::vector<std::future<Result<Answer>>> futures;
+  for (int i = 0; i < 20; ++i) futures.push_back(submit(engine, inputs({1, 2})));
+  int overloaded = 0;
+  for (auto& future : futures) {
+    const auto answer = future.get();
+    if (answer) continue;
+    EXPECT_EQ(answer.error().code, Code::kOverloaded);
+    ++overloaded;
+  }
+  EXPECT_GE(overloaded, 1);
+  EXPECT_LT(overloaded, 20);
+}
+
+TEST_F(EngineTest, RefusesMoreBytesThanMayWait) {
+  Engine engine({.instances = 1, .limits = {}, .max_queued_bytes = 16});
+  add(engine, kDouble);
+  EXPECT_TRUE(submit(engine, inputs({1, 2, 3, 4})).get());
+  EXPECT_EQ(submit(engine, inputs({1, 2, 3, 4, 5, 6})).get().error().code, Code::kOverloaded);
+}
+
+TEST_F(EngineTest, AVersionThatIsNotThereIsNotFound) {
+  Engine engine({});
+  EXPECT_EQ(submit(engine, inputs({1, 2})).get().error().code, Code::kNotFound);
+}
+
+TEST_F(EngineTest, LateWorkIsAnsweredAndNotRun) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 1, .max_queued_rows = 100, .max_wait = 0us}});
+  add(engine, kSlow);
+  auto first = submit(engine, inputs({1, 2}));
+  auto late = submit(engine, inputs({1, 2}), {}, Clock::now() + 1us);
+  EXPECT_EQ(late.get().error().code, Code::kDeadlineExceeded);
+  EXPECT_TRUE(first.get());
+}
+
+TEST_F(EngineTest, ExpireAnswersLateWorkWhileAllInstancesAreBusy) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 8, .max_queued_rows = 100, .max_wait = 1h}});
+  add(engine, kDouble);
+  const auto deadline = Clock::now() + 1h;
+  auto waiting = submit(engine, inputs({1, 2}), {}, deadline);
+  engine.expire(deadline - 1us);
+  EXPECT_EQ(engine.outstanding(), 1U);
+  engine.expire(deadline);
+  EXPECT_EQ(waiting.get().error().code, Code::kDeadlineExceeded);
+  EXPECT_EQ(engine.outstanding(), 0U);
+}
+
+TEST_F(EngineTest, CancelForgetsWhatWaitsAndOnlyThat) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 4, .max_queued_rows = 100, .max_wait = 1h}});
+  add(engine, kDouble);
+  auto kept = submit(engine, inputs({1, 2}), {.socket = {}, .peer = "a", .correlation = 1});
+  bool called = false;
+  engine.submit(kKey, inputs({1, 2, 3, 4, 5, 6}), {.socket = {}, .peer = "a", .correlation = 2}, {},
+                [&](const Result<Answer>&) { called = true; });
+  // Four rows wait now, so the batch would run; cancel may come too late for it, but never twice.
+  engine.cancel({.socket = {}, .peer = "a", .correlation = 3});
+  EXPECT_TRUE(kept.get());
+  auto cancelled = submit(engine, inputs({1, 2}), {.socket = {}, .peer = "a", .correlation = 4});
+  engine.cancel({.socket = {}, .peer = "a", .correlation = 4});
+  EXPECT_EQ(engine.remove_if_idle(kKey), true);
+  engine.stop();
+  EXPECT_TRUE(called);
+  EXPECT_THROW(cancelled.get(), std::future_error);
+}
+
+TEST_F(EngineTest, OneBadRequestDoesNotFailTheOthersOfItsBatch) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 3, .max_queued_rows = 100, .max_wait = 1h}});
+  add(engine, "def forward(self, x):\n  assert bool(torch.all(torch.le(x, 9.0))), 'too large'\n  return x * 2\n");
+  auto good = submit(engine, inputs({1, 2}));
+  auto bad = submit(engine, inputs({10, 2}));
+  auto other = submit(engine, inputs({3, 4}));
+  EXPECT_EQ(values(*good.get()), (std::vector<float>{2, 4}));
+  EXPECT_EQ(values(*other.get()), (std::vector<float>{6, 8}));
+  const auto answer = bad.get();
+  ASSERT_FALSE(answer);
+  EXPECT_EQ(answer.error().code, Code::kInvalidArgument);
+}
+
+TEST_F(EngineTest, AVersionThatIsNotBatchableRunsItsRequestsOneByOne) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 8, .max_queued_rows = 100, .max_wait = 0us}});
+  const Signature fixed{.inputs = {f32("x", {1, 2})}, .outputs = {f32("y", {})}, .classes = {}};
+  add(engine, "def forward(self, x):\n  return torch.sum(x)\n", fixed);
+  auto first = submit(engine, {.specs = fixed.inputs, .frames = {Frame::of(std::vector<float>{1, 2})}, .rows = 1});
+  auto second = submit(engine, {.specs = fixed.inputs, .frames = {Frame::of(std::vector<float>{3, 4})}, .rows = 1});
+  EXPECT_EQ(values(*first.get()), std::vector<float>{3});
+  EXPECT_EQ(values(*second.get()), std::vector<float>{7});
+}
+
+TEST_F(EngineTest, ABusyVersionCannotBeRemoved) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 4, .max_queued_rows = 100, .max_wait = 1h}});
+  add(engine, kDouble);
+  auto waiting = submit(engine, inputs({1, 2}));
+  EXPECT_FALSE(engine.remove_if_idle(kKey));
+  EXPECT_TRUE(engine.remove_if_idle({"other", 1}));
+  engine.stop();
+  EXPECT_EQ(waiting.get().error().code, Code::kUnavailable);
+}
+
+}  // namespace
+}  // namespace slipway::inferencer

@@ -1,0 +1,69 @@
+#include "services/inferencer/inspect_child.h"
+
+#include "lib/torch_runtime/torch_runtime.h"
+#include "tests/unit/inferencer/models.h"
+
+namespace slipway::inferencer {
+namespace {
+
+class InspectChild : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { start_torch(1); }
+  Result<Signature> inspect(const std::filesystem::path& file, const InspectLimits& limits = {}) {
+    return inspect_in_child(SLIPWAY_INFERENCER, file, {.inputs = {f32("x", {-1, 2})}, .outputs = {}, .classes = {}},
+                            limits);
+  }
+  Folder folder_;
+};
+
+TEST_F(InspectChild, CompletesTheSignatureOfAGoodFile) {
+  const auto signature = inspect(save_doubler(folder_));
+  ASSERT_TRUE(signature) << signature.error().message;
+  EXPECT_EQ(signature->outputs, std::vector{f32("output_0", {-1, 2})});
+}
+
+TEST_F(InspectChild, HandsTheRefusalOn) {
+  const auto path = folder_.path() / "text.pt";
+  std::ofstream(path) << "not a model";
+  const auto refused = inspect(path);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kInvalidArgument);
+  EXPECT_EQ(refused.error().message, "not a TorchScript file: it is not a zip archive");
+}
+
+TEST_F(InspectChild, EndsAModelThatLoopsForEver) {
+  const auto path =
+      save_module(folder_, "loop.pt", "def forward(self, x):\n  while True:\n    x = x + 1\n  return x\n");
+  const auto refused = inspect(path, {.time = std::chrono::seconds(3)});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kInvalidArgument);
+  EXPECT_TRUE(refused.error().message.contains("within")) << refused.error().message;
+}
+
+TEST_F(InspectChild, RefusesAModelThatEatsMemory) {
+  const auto path =
+      save_module(folder_, "eat.pt", "def forward(self, x):\n  return torch.zeros([10000000000, 2]) + x\n");
+  const auto refused = inspect(path, {.memory_bytes = 2ULL << 30});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kInvalidArgument);
+}
+
+TEST_F(InspectChild, AProgramThatIsNotThereIsInternal) {
+  EXPECT_EQ(inspect_in_child("/nonexistent", save_doubler(folder_), rows_of(2)).error().code, Code::kInternal);
+}
+
+TEST_F(InspectChild, RefusesASignatureThatIsNone) {
+  const auto path = save_doubler(folder_);
+  const auto with = [&](std::vector<TensorSpec> inputs) {
+    return inspect_file(path, {.inputs = std::move(inputs), .outputs = {}, .classes = {}});
+  };
+  EXPECT_EQ(with({}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(with({f32("", {-1, 2})}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(with({f32("x", {-1, 0})}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(with({f32("x", {-1, -2})}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(with({f32("x", {-1, 2}), f32("x", {-1, 2})}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(with({f32("x", {-1, 1LL << 40})}).error().code, Code::kTooLarge);
+}
+
+}  // namespace
+}  // namespace slipway::inferencer

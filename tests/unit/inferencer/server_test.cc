@@ -1,0 +1,304 @@
+// The whole inferencer on loopback, between a gateway and a registry played by the test.
+#include "services/inferencer/server.h"
+
+#include <condition_variable>
+#include <cstring>
+#include <future>
+#include <map>
+#include <mutex>
+
+#include "lib/base/sha256.h"
+#include "lib/torch_runtime/torch_runtime.h"
+#include "tests/unit/inferencer/models.h"
+
+namespace slipway::inferencer {
+namespace {
+
+using namespace std::chrono_literals;
+
+msg::Envelope answer_to(const Incoming& incoming, msg::Body body) {
+  return {.correlation = incoming.message.envelope.correlation,
+          .deadline_ms = 0,
+          .request_id = {},
+          .body = std::move(body)};
+}
+
+// Models, versions and chunks in memory.
+class FakeRegistry {
+ public:
+  FakeRegistry() {
+    router_ = *bus_.bind_router("127.0.0.1:0", [this](Incoming incoming) { on_message(std::move(incoming)); });
+    publisher_ = *bus_.bind_publisher("127.0.0.1:0");
+  }
+  std::string calls() const { return std::format("127.0.0.1:{}", bus_.port(router_)); }
+  std::string events() const { return std::format("127.0.0.1:{}", bus_.port(publisher_)); }
+
+  StoredFile store(const std::string& bytes) {
+    const Digest digest = sha256(bytes);
+    const std::lock_guard lock(mutex_);
+    chunks_[digest] = bytes;
+    return {.name = "model.pt", .size_bytes = bytes.size(), .digest = digest, .chunks = {digest}};
+  }
+  void publish(const std::string& model, std::uint64_t number, const std::string& bytes, const Signature& signature,
+               bool uploaded) {
+    const StoredFile file = store(bytes);
+    std::uint64_t revision = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      Version version;
+      version.model = model;
+      version.number = number;
+      version.signature = signature;
+      version.files = {file};
+      version.uploaded = uploaded;
+      versions_[{model, number}] = version;
+      models_[model].name = model;
+      models_[model].latest = number;
+      revision = ++revision_;
+    }
+    bus_.send(publisher_, {.envelope = {.correlation = 0,
+                                        .deadline_ms = 0,
+                                        .request_id = {},
+                                        .body = msg::Changed{.revision = revision,
+                                                             .subject = msg::Subject::kModel,
+                                                             .key = model,
+                                                             .last_event = 0,
+                                                             .state = {}}},
+                           .payload = {}});
+  }
+  void lose_chunks() {
+    const std::lock_guard lock(mutex_);
+    chunks_.clear();
+  }
+
+ private:
+  void on_message(Incoming incoming) {
+    const std::lock_guard lock(mutex_);
+    const auto& body = incoming.message.envelope.body;
+    msg::Body reply = msg::Error{.code = static_cast<std::uint8_t>(Code::kNotFound),
+                                 .message = "no such thing",
+                                 .retry_after_ms = 0,
+                                 .path = {}};
+    std::vector<Frame> payload;
+    if (std::holds_alternative<msg::ListModels>(body)) {
+      msg::Models all;
+      for (const auto& [name, model] : models_) all.items.push_back(model);
+      reply = all;
+    } else if (const auto* get = std::get_if<msg::GetModel>(&body)) {
+      if (models_.contains(get->model)) reply = msg::Models{.items = {models_[get->model]}};
+    } else if (const auto* wanted = std::get_if<msg::GetVersion>(&body)) {
+      const auto found = versions_.find({wanted->model, wanted->version});
+      if (found != versions_.end()) reply = msg::Versions{.items = {found->second}};
+    } else if (const auto* chunk = std::get_if<msg::GetChunk>(&body)) {
+      const auto found = chunks_.find(chunk->digest);
+      if (found != chunks_.end()) {
+        reply = msg::Ok{};
+        payload.push_back(Frame::copy(std::string_view(found->second)));
+      }
+    }
+    bus_.send(incoming.socket, incoming.peer,
+              {.envelope = answer_to(incoming, std::move(reply)), .payload = std::move(payload)});
+  }
+
+  std::mutex mutex_;
+  std::map<std::string, Model> models_;
+  std::map<msg::VersionKey, Version> versions_;
+  std::map<Digest, std::string> chunks_;
+  std::uint64_t revision_ = 0;
+  Bus bus_;
+  SocketId router_{};
+  SocketId publisher_{};
+};
+
+// Welcomes whoever says hello, remembers heartbeats, asks.
+class FakeGateway {
+ public:
+  FakeGateway() {
+    router_ = *bus_.bind_router("127.0.0.1:0", [this](Incoming incoming) { on_message(std::move(incoming)); });
+  }
+  std::string address() const { return std::format("127.0.0.1:{}", bus_.port(router_)); }
+
+  // Waits for a heartbeat that `wanted` is true of.
+  bool heard(const std::function<bool(const msg::Heartbeat&)>& wanted) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, 20s, [&] { return beat_ && wanted(*beat_); });
+  }
+  bool ready(const msg::VersionKey& key) {
+    return heard([&](const msg::Heartbeat& beat) { return std::ranges::contains(beat.loaded, key); });
+  }
+
+  std::uint64_t send(msg::Body body, std::vector<Frame> payload = {}, std::uint32_t deadline_ms = 20'000) {
+    const std::lock_guard lock(mutex_);
+    const auto id = ++correlation_;
+    bus_.send(router_, peer_,
+              {.envelope = {.correlation = id, .deadline_ms = deadline_ms, .request_id = {}, .body = std::move(body)},
+               .payload = std::move(payload)});
+    return id;
+  }
+  Message receive(std::uint64_t correlation) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, 30s, [&] { return answers_.contains(correlation); })) {
+      ADD_FAILURE() << "no answer";
+      return {};
+    }
+    return std::move(answers_.extract(correlation).mapped());
+  }
+  Message infer(const std::string& model, std::uint64_t version, const std::vector<float>& values,
+                std::uint32_t deadline_ms = 20'000) {
+    return receive(send(msg::Infer{.model = model,
+                                   .version = version,
+                                   .inputs = {f32("x", {static_cast<std::int64_t>(values.size()) / 2, 2})}},
+                        {Frame::of(values)}, deadline_ms));
+  }
+
+ private:
+  void on_message(Incoming incoming) {
+    const std::lock_guard lock(mutex_);
+    auto& body = incoming.message.envelope.body;
+    if (std::holds_alternative<msg::Hello>(body)) {
+      peer_ = incoming.peer;
+      bus_.send(incoming.socket, incoming.peer,
+                {.envelope = answer_to(incoming, msg::Welcome{.gateway_id = "g"}), .payload = {}});
+    } else if (auto* beat = std::get_if<msg::Heartbeat>(&body)) {
+      beat_ = *beat;
+    } else {
+      answers_[incoming.message.envelope.correlation] = std::move(incoming.message);
+    }
+    changed_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::string peer_;
+  std::optional<msg::Heartbeat> beat_;
+  std::map<std::uint64_t, Message> answers_;
+  std::uint64_t correlation_ = 0;
+  Bus bus_;
+  SocketId router_{};
+};
+
+class ServerTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { start_torch(1); }
+
+  std::string doubler() { return read_file(save_doubler(folder_)); }
+  void start() {
+    Server::Options options{.gateways = {gateway_.address()},
+                            .registry = registry_.calls(),
+                            .registry_events = registry_.events(),
+                            .release = "test",
+                            .program = SLIPWAY_INFERENCER,
+                            .engine = {},
+                            .store = {},
+                            .inspect = {}};
+    options.store.cache_dir = folder_.path() / "cache";
+    options.max_requests = 100;
+    auto server = Server::start(std::move(options));
+    ASSERT_TRUE(server);
+    server_ = std::move(*server);
+  }
+  static std::vector<float> values(const Message& message) {
+    if (const auto* error = std::get_if<msg::Error>(&message.envelope.body)) ADD_FAILURE() << error->message;
+    if (message.payload.size() != 1) return {};
+    std::vector<float> out(message.payload[0].size() / 4);
+    std::memcpy(out.data(), message.payload[0].data(), message.payload[0].size());
+    return out;
+  }
+  static Code code(const Message& message) {
+    const auto* error = std::get_if<msg::Error>(&message.envelope.body);
+    EXPECT_NE(error, nullptr);
+    return error == nullptr ? Code{} : from_message(*error).code;
+  }
+
+  Folder folder_;
+  FakeRegistry registry_;
+  FakeGateway gateway_;
+  std::unique_ptr<Server> server_;
+};
+
+TEST_F(ServerTest, LoadsTheLatestVersionAndAnswers) {
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  EXPECT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.credits == 100 && !beat.draining; }));
+  EXPECT_EQ(server_->not_ready(), "");
+  const Message answer = gateway_.infer("m", 1, {1, 2, 3, 4});
+  EXPECT_EQ(values(answer), (std::vector<float>{2, 4, 6, 8}));
+  const auto& inferred = std::get<msg::Inferred>(answer.envelope.body);
+  EXPECT_EQ(inferred.outputs, std::vector{f32("y", {2, 2})});
+  EXPECT_EQ(inferred.batch_rows, 2U);
+}
+
+TEST_F(ServerTest, ANewVersionIsLoadedWhenTheRegistrySaysSo) {
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.credits > 0; }));
+  registry_.publish("m", 1, doubler(), rows_of(2), false);
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  registry_.publish("m", 2, read_file(save_module(folder_, "t.pt", "def forward(self, x):\n  return x * 3\n")),
+                    rows_of(2), false);
+  ASSERT_TRUE(gateway_.ready({"m", 2}));
+  EXPECT_EQ(values(gateway_.infer("m", 2, {1, 2})), (std::vector<float>{3, 6}));
+  EXPECT_EQ(values(gateway_.infer("m", 1, {1, 2})),
+            (std::vector<float>{2, 4}));  // still there: requests may be on their way
+}
+
+TEST_F(ServerTest, AVersionThatIsNotDesiredIsLoadedOnDemand) {
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  registry_.publish("m", 2, doubler(), rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 2}));
+  EXPECT_EQ(values(gateway_.infer("m", 1, {1, 2})), (std::vector<float>{2, 4}));
+}
+
+TEST_F(ServerTest, AnUnknownVersionIsNotFound) {
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  EXPECT_EQ(code(gateway_.infer("m", 7, {1, 2})), Code::kNotFound);
+  EXPECT_EQ(code(gateway_.infer("m", 7, {1, 2})), Code::kNotFound);  // in its back-off
+}
+
+TEST_F(ServerTest, AVersionWhoseFileIsNoModelAnswersWithTheReason) {
+  registry_.publish("m", 1, "this is not a model", rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  EXPECT_EQ(code(gateway_.infer("m", 1, {1, 2})), Code::kInvalidArgument);
+}
+
+TEST_F(ServerTest, ARequestUnlikeTheSignatureIsRefused) {
+  registry_.publish("m", 1, doubler(), rows_of(3), true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  EXPECT_EQ(code(gateway_.infer("m", 1, {1, 2})), Code::kInvalidArgument);
+}
+
+TEST_F(ServerTest, InspectsAnUploadedFile) {
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  const Signature given{.inputs = {f32("x", {-1, 2})}, .outputs = {}, .classes = {}};
+  const auto good =
+      gateway_.receive(gateway_.send(msg::Inspect{.file = registry_.store(doubler()), .signature = given}));
+  const auto* inspected = std::get_if<msg::Inspected>(&good.envelope.body);
+  ASSERT_NE(inspected, nullptr);
+  EXPECT_EQ(inspected->signature.outputs, std::vector{f32("output_0", {-1, 2})});
+  EXPECT_EQ(code(gateway_.receive(gateway_.send(msg::Inspect{.file = registry_.store("garbage"), .signature = given}))),
+            Code::kInvalidArgument);
+}
+
+TEST_F(ServerTest, AMessageOfAnotherKindIsUnsupported) {
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  EXPECT_EQ(code(gateway_.receive(gateway_.send(msg::RunJob{}))), Code::kUnsupported);
+}
+
+TEST_F(ServerTest, DrainingReturnsTheCredits) {
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  server_->drain(5s);
+  EXPECT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.draining && beat.credits == 0; }));
+  EXPECT_EQ(server_->not_ready(), "draining");
+  server_->stop();
+}
+
+}  // namespace
+}  // namespace slipway::inferencer

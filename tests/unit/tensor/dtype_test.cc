@@ -1,0 +1,29 @@
+#include "lib/tensor/dtype.h"
+
+#include <gtest/gtest.h>
+
+namespace slipway {
+namespace {
+
+TEST(DType, NamesComeBackAsTheSameType) {
+  for (int i = 0; i <= static_cast<int>(DType::kB8); ++i) {
+    const auto dtype = static_cast<DType>(i);
+    EXPECT_EQ(dtype_from_name(dtype_name(dtype)), dtype);
+    EXPECT_EQ(dtype_from_oip_name(oip_name(dtype)), dtype);
+  }
+}
+
+TEST(DType, AnUnknownNameIsNone) {
+  EXPECT_EQ(dtype_from_name("f128"), std::nullopt);
+  EXPECT_EQ(dtype_from_oip_name("fp32"), std::nullopt);
+}
+
+TEST(DType, SizesAreThoseOfTheElements) {
+  EXPECT_EQ(item_size(DType::kF32), 4U);
+  EXPECT_EQ(item_size(DType::kBf16), 2U);
+  EXPECT_EQ(item_size(DType::kI64), 8U);
+  EXPECT_EQ(item_size(DType::kB8), 1U);
+}
+
+}  // namespace
+}  // namespace slipway
