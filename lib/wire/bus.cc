@@ -65,6 +65,7 @@ struct Bus::State {
   struct Socket {
     zmq::socket_t socket;
     Handler handler;
+    Unreachable unreachable;
     bool router = false;
     bool subscriber = false;
     bool publisher = false;
@@ -121,11 +122,15 @@ struct Bus::State {
     return done.get();
   }
 
-  Result<SocketId> add(zmq::socket_type type, const std::string& address, bool bind, Handler handler) {
+  Result<SocketId> add(zmq::socket_type type, const std::string& address, bool bind, Handler handler,
+                       Unreachable unreachable = nullptr) {
     auto endpoint = endpoint_of(address);
     if (!endpoint) return std::unexpected(endpoint.error());
     try {
-      Socket entry{.socket = zmq::socket_t(context, type), .handler = std::move(handler), .waiting = {}};
+      Socket entry{.socket = zmq::socket_t(context, type),
+                   .handler = std::move(handler),
+                   .unreachable = std::move(unreachable),
+                   .waiting = {}};
       auto& socket = entry.socket;
       socket.set(zmq::sockopt::linger, 0);
       socket.set(zmq::sockopt::sndhwm, 1000);
@@ -198,6 +203,15 @@ struct Bus::State {
     }
   }
 
+  // Told later, not from inside the send: the one who sends may be in the middle of something.
+  void not_delivered(const Socket& socket, const std::string& peer) {
+    ++undelivered;
+    if (!socket.unreachable) return;
+    const std::lock_guard lock(mutex);
+    posted.emplace_back([tell = socket.unreachable, peer] { tell(peer); });
+    notify();
+  }
+
   void deliver(Outgoing out) {
     const auto found = sockets.find(out.socket);
     if (found == sockets.end()) {
@@ -208,10 +222,7 @@ struct Bus::State {
     if (socket.waiting.empty()) {
       const Sent sent = try_send(socket, out);
       if (sent == Sent::kYes) return;
-      if (sent == Sent::kNever) {
-        ++undelivered;
-        return;
-      }
+      if (sent == Sent::kNever) return not_delivered(socket, out.peer);
     }
     if (socket.waiting.size() >= limits.max_waiting_per_socket) {
       ++undelivered;
@@ -230,7 +241,7 @@ struct Bus::State {
         }
         return;
       }
-      if (sent == Sent::kNever) ++undelivered;
+      if (sent == Sent::kNever) not_delivered(socket, socket.waiting.front().peer);
       socket.waiting.pop_front();
     }
   }
@@ -358,8 +369,10 @@ Bus::Bus(Limits limits) : state_(std::make_unique<State>(limits)) {
 
 Bus::~Bus() { stop(); }
 
-Result<SocketId> Bus::bind_router(const std::string& address, Handler handler) {
-  return state_->run([&] { return state_->add(zmq::socket_type::router, address, true, std::move(handler)); });
+Result<SocketId> Bus::bind_router(const std::string& address, Handler handler, Unreachable unreachable) {
+  return state_->run([&] {
+    return state_->add(zmq::socket_type::router, address, true, std::move(handler), std::move(unreachable));
+  });
 }
 
 Result<SocketId> Bus::bind_publisher(const std::string& address) {

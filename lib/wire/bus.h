@@ -30,6 +30,7 @@ class Bus {
  public:
   using Handler = std::function<void(Incoming)>;
   using Tick = std::function<void(std::chrono::steady_clock::time_point now)>;
+  using Unreachable = std::function<void(const std::string& peer)>;
 
   struct Limits {
     std::size_t max_queued_messages = 100'000;    // per bus, waiting to be sent
@@ -45,8 +46,10 @@ class Bus {
   Bus& operator=(const Bus&) = delete;
 
   // `address` is "host:port" with a literal host; port 0 takes any free one. `port()` tells which.
+  // `unreachable` is told, on the bus thread, about each message that found its peer's connection gone.
   // Errors: kInvalidArgument (not an address), kUnavailable (cannot be bound).
-  [[nodiscard]] Result<SocketId> bind_router(const std::string& address, Handler handler);
+  [[nodiscard]] Result<SocketId> bind_router(const std::string& address, Handler handler,
+                                             Unreachable unreachable = nullptr);
   [[nodiscard]] Result<SocketId> bind_publisher(const std::string& address);
   [[nodiscard]] int port(SocketId socket) const;
 

@@ -17,6 +17,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kProbeEvery = std::chrono::seconds(1);
 constexpr auto kSilentAfter = std::chrono::seconds(5);
+constexpr auto kKnockEvery = std::chrono::milliseconds(250);
 
 }  // namespace
 
@@ -48,6 +49,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   std::unordered_map<std::uint64_t, Open> open;
   std::uint64_t counted_retries = 0;
   Clock::time_point next_probe{};
+  Clock::time_point next_knock{};
   bool probing = false;
   bool closed = false;
   std::atomic<std::uint64_t> next_request{1};
@@ -251,8 +253,23 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
                   });
   }
 
+  // A worker that died closed its connection; a message to it says so long before its heartbeats are missed.
+  void knock(Clock::time_point now) {
+    if (now < next_knock) return;
+    next_knock = now + kKnockEvery;
+    for (const Peer& peer : workers.busy()) send(peer, 0, msg::Ok{});
+  }
+
+  void on_unreachable(const Peer& peer) {
+    if (closed || workers.find(peer) == nullptr) return;
+    workers.remove(peer);
+    lost(peer, "its connection is gone");
+    count_workers();
+  }
+
   void on_tick(Clock::time_point now) {
     if (closed) return;
+    knock(now);
     for (const Peer& peer : workers.remove_silent(now)) lost(peer, "no heartbeat for 5 s");
     count_workers();
     InferenceRouter::Actions routed;
@@ -279,9 +296,14 @@ WorkerHub::~WorkerHub() {
 
 Result<void> WorkerHub::start(const std::string& address) {
   const std::weak_ptr<State> weak = state_;
-  auto router = state_->bus.bind_router(address, [weak](Incoming incoming) {
-    if (const auto state = weak.lock()) state->on_message(std::move(incoming));
-  });
+  auto router = state_->bus.bind_router(
+      address,
+      [weak](Incoming incoming) {
+        if (const auto state = weak.lock()) state->on_message(std::move(incoming));
+      },
+      [weak](const Peer& peer) {
+        if (const auto state = weak.lock()) state->on_unreachable(peer);
+      });
   if (!router) return std::unexpected(router.error());
   state_->socket = *router;
   state_->bus.on_tick([weak](Clock::time_point now) {

@@ -52,6 +52,14 @@ std::vector<Peer> WorkerTable::remove_silent(TimePoint now) {
 
 void WorkerTable::remove(const Peer& peer) { workers_.erase(peer); }
 
+std::vector<Peer> WorkerTable::busy() const {
+  std::vector<Peer> peers;
+  for (const auto& [peer, worker] : workers_) {
+    if (worker.outstanding > 0) peers.push_back(peer);
+  }
+  return peers;
+}
+
 std::optional<Peer> WorkerTable::pick_inferencer(const std::optional<msg::VersionKey>& version,
                                                  const std::optional<Peer>& avoid) const {
   const std::pair<const Peer, Worker>* best = nullptr;

@@ -49,6 +49,9 @@ class WorkerTable {
   [[nodiscard]] std::vector<Peer> remove_silent(TimePoint now);
   void remove(const Peer& peer);
 
+  // Those with something outstanding.
+  [[nodiscard]] std::vector<Peer> busy() const;
+
   // An inferencer with credit: one that has `version` loaded before one that has not, then the fewest outstanding rows.
   // `avoid` is taken only when there is no other.
   [[nodiscard]] std::optional<Peer> pick_inferencer(const std::optional<msg::VersionKey>& version,

@@ -30,7 +30,8 @@ int main(int argc, char** argv) {
                                  .store = {},
                                  .inspect = {}};
   std::string cache_dir = "cache/inferencer";
-  int threads = 0;
+  // One: on a shared machine a second thread of a team mostly spins for the first; instances share the cores better.
+  int threads = 1;
   std::int64_t max_wait_us = 0;
   double drain_seconds = 20;
   std::int64_t inspect_seconds = 60;

@@ -191,6 +191,31 @@ TEST(Bus, CountsAMessageToAPeerThatIsGone) {
   EXPECT_EQ(echo.bus.undelivered_total(), 1U);
 }
 
+TEST(Bus, TellsWhenAPeersConnectionIsGone) {
+  Bus router;
+  std::promise<std::string> peer;
+  std::promise<std::string> gone;
+  std::once_flag told;
+  const auto bound = router.bind_router(
+      "127.0.0.1:0", [&](const Incoming& incoming) { peer.set_value(incoming.peer); },
+      [&](const std::string& name) { std::call_once(told, [&] { gone.set_value(name); }); });
+  ASSERT_TRUE(bound);
+  std::string name;
+  {
+    Bus dealer;
+    const auto socket = dealer.connect_dealer("127.0.0.1:" + std::to_string(router.port(*bound)), [](Incoming) {});
+    ASSERT_TRUE(socket);
+    dealer.send(*socket, message(msg::Ok{}));
+    name = peer.get_future().get();
+  }
+  auto came = gone.get_future();
+  for (int i = 0; i < 1000 && came.wait_for(10ms) != std::future_status::ready; ++i) {
+    router.send(*bound, name, message(msg::Ok{}));
+  }
+  ASSERT_EQ(came.wait_for(0s), std::future_status::ready);
+  EXPECT_EQ(came.get(), name);
+}
+
 TEST(Bus, SaysWhenAPortIsTaken) {
   Echo echo;
   Bus bus;
