@@ -6,6 +6,7 @@
 
 #include "lib/base/sha256.h"
 #include "lib/tensor/dtype.h"
+#include "lib/tensor/shape.h"
 
 namespace slipway::gateway {
 namespace {
@@ -130,7 +131,7 @@ json::object to_json(const Dataset& dataset) {
                       {"classes", dataset.classes},
                       {"size_bytes", dataset.size_bytes},
                       {"created_at", time_json(dataset.created_ms)}};
-  json::array features;
+  json::array columns;
   for (const auto& column : dataset.columns) {
     json::object entry{{"name", column.name}, {"type", column.text ? "text" : column.integral ? "integer" : "number"}};
     if (column.text) {
@@ -139,9 +140,10 @@ json::object to_json(const Dataset& dataset) {
       entry["min"] = number_json(column.min);
       entry["max"] = number_json(column.max);
     }
-    features.push_back(std::move(entry));
+    columns.push_back(std::move(entry));
   }
-  object["features"] = std::move(features);
+  object["features"] = slipway::element_count(dataset.row_shape).value_or(0);
+  object["columns"] = std::move(columns);
   json::array files;
   for (const auto& file : dataset.files) files.push_back(to_json(file));
   object["files"] = std::move(files);

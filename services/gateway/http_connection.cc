@@ -20,6 +20,7 @@ using Clock = std::chrono::steady_clock;
 using boost::system::error_code;
 
 constexpr std::size_t kBufferBytes = 64 << 10;
+constexpr auto kFirstRequestGrace = std::chrono::milliseconds(250);
 constexpr std::size_t kPartBytes = 256 << 10;
 constexpr std::size_t kJoinedBytes = 16 << 10;  // a body up to this goes out in one write with its header
 constexpr std::int64_t kBodyBytesPerSecond = 8 << 10;
@@ -69,7 +70,15 @@ Task<void> HttpConnection::refuse() {
 
 void HttpConnection::drain() {
   closing_ = true;
-  if (idle_) stream_.cancel();
+  if (!idle_) return;
+  if (served_) return stream_.cancel();
+  // Whoever connected before the listener closed has a request on the way: hear it.
+  const auto pause = std::make_shared<
+      asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Executor>>(
+      stream_.get_executor(), kFirstRequestGrace);
+  pause->async_wait([weak = weak_from_this(), pause](error_code) {
+    if (const auto self = weak.lock(); self && self->idle_) self->stream_.cancel();
+  });
 }
 
 void HttpConnection::abort() {
@@ -78,9 +87,9 @@ void HttpConnection::abort() {
 }
 
 Task<void> HttpConnection::serve() {
-  while (!closing_ && !shared_.draining) {
+  do {
     if (!co_await serve_one()) co_return;
-  }
+  } while (!closing_ && !shared_.draining);
 }
 
 // Bytes up to the end of a header in `buffer_`: true; a clean end of the connection before a first byte: false.
@@ -94,6 +103,7 @@ Task<Result<bool>> HttpConnection::read_header() {
     if (!end) co_return std::unexpected(end.error());
     if (*end > 0) {
       idle_ = false;
+      served_ = true;
       co_return true;
     }
     error_code ec;

@@ -44,7 +44,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   // Answers 503 and closes: over the connection cap.
   Task<void> refuse();
 
-  // While waiting for a next request: closes now. In a request: closes after its answer.
+  // While waiting for a next request: closes now. In a request, or before the first one, which may be on its way: closes
+  // after its answer.
   void drain();
 
   // Closes whatever is going on.
@@ -88,6 +89,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
 
   bool chunked_answer_ = false;
   bool idle_ = true;
+  bool served_ = false;  // a request has come
   bool closing_ = false;
   std::shared_ptr<std::function<void()>> gone_;
   std::string head_;

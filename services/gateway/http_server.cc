@@ -61,13 +61,30 @@ struct HttpServer::Impl {
         co_await pause.async_wait(asio::redirect_error(kUseTask, ec));
         continue;
       }
-      const bool refused = shared.open >= shared.settings.max_connections;
-      // The last reference may go on either thread until serve() has it, but the socket is touched on its lane's only.
-      asio::post(lane->context, [this, lane, refused, kept = std::move(socket)]() mutable {
-        auto connection = std::make_shared<HttpConnection>(Stream(std::move(kept)), shared);
-        asio::co_spawn(lane->context, serve(std::move(connection), lane, refused), asio::detached);
-      });
+      begin(lane, std::move(socket));
     }
+  }
+
+  void begin(Lane* lane, asio::basic_stream_socket<tcp, Executor> socket) {
+    const bool refused = shared.open >= shared.settings.max_connections;
+    // The last reference may go on either thread until serve() has it, but the socket is touched on its lane's only.
+    asio::post(lane->context, [this, lane, refused, kept = std::move(socket)]() mutable {
+      auto connection = std::make_shared<HttpConnection>(Stream(std::move(kept)), shared);
+      asio::co_spawn(lane->context, serve(std::move(connection), lane, refused), asio::detached);
+    });
+  }
+
+  // Closes the listener once nobody waits in its queue: the system would reset those.
+  void close_listener() {
+    error_code ec;
+    acceptor->cancel(ec);
+    acceptor->non_blocking(true, ec);
+    while (!ec) {
+      asio::basic_stream_socket<tcp, Executor> socket(lanes.front()->context.get_executor());
+      acceptor->accept(socket, ec);
+      if (!ec) begin(lanes.front().get(), std::move(socket));
+    }
+    acceptor->close(ec);
   }
 
   void each_connection(void (HttpConnection::*action)()) {
@@ -116,8 +133,7 @@ int HttpServer::port() const { return impl_->port; }
 bool HttpServer::drain(std::chrono::milliseconds deadline) {
   impl_->shared.draining = true;
   asio::post(impl_->lanes.front()->context, [impl = impl_.get()] {
-    error_code ignored;
-    impl->acceptor->close(ignored);
+    if (impl->acceptor->is_open()) impl->close_listener();
   });
   impl_->each_connection(&HttpConnection::drain);
   const auto until = std::chrono::steady_clock::now() + deadline;

@@ -67,7 +67,7 @@ def test_what_is_no_number_is_a_400(stripes, number):
     row = ",".join([number] + ["0"] * 63)
     answer = stripes.post("/predict", data=f'{{"model":"stripes","input":[{row}]}}')
     assert answer.status_code == 400, answer.text
-    answer = stripes.get(f"/predict?model=stripes&values={row}")
+    answer = stripes.get("/predict", params={"model": "stripes", "values": row})
     assert answer.status_code == 400, answer.text
 
 

@@ -10,13 +10,14 @@ import pytest
 from cluster import TERMINAL, wait_for
 from idx import four_files, small_job, sequential
 
-# Enough work that there is a middle to kill in.
-JOB = dict(epochs=12, checkpoint_seconds=0.2)
+def put_data(cluster):
+    assert cluster.put_dataset("stripes", four_files(rows=1200)).status_code == 201
 
 
 def long_job(model, **extra):
-    job = small_job(model=model, **{**JOB, **extra})
-    job["fit"]["batch_size"] = 1
+    """Enough steps that there is a middle to kill in."""
+    job = small_job(model=model, **{"epochs": 60, "checkpoint_seconds": 0.2, **extra})
+    job["fit"]["batch_size"] = 4
     job["callbacks"] = [{"class_name": "ReduceLROnPlateau", "config": {"factor": 0.5, "patience": 1}}]
     # Dropout and batch statistics: random state and buffers have to come back too.
     job["model"] = sequential(
@@ -49,7 +50,7 @@ def tensors(data):
 @pytest.fixture(scope="module")
 def unbroken(cluster):
     """The weights of the job when nobody disturbs it."""
-    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    put_data(cluster)
     job = cluster.train(long_job("unbroken"))
     assert job["attempt"] == 1
     return weights_digest(cluster, "unbroken", 1)
@@ -67,7 +68,7 @@ def wait_in_the_middle(cluster, job, checkpoints=1):
 
 def test_a_killed_trainer_ends_in_the_same_weights(start, unbroken):
     cluster = start("--registry-arg=--lease-seconds=1")
-    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    put_data(cluster)
     job = cluster.submit(long_job("broken"))
     for number in (1, 3):
         wait_in_the_middle(cluster, job, number)
@@ -83,10 +84,9 @@ def test_a_killed_trainer_ends_in_the_same_weights(start, unbroken):
 def test_a_trainer_told_to_stop_hands_its_job_back_at_once(start, unbroken):
     # A lease of ten minutes: only handing back in time lets the job go on.
     cluster = start("--registry-arg=--lease-seconds=600")
-    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    put_data(cluster)
     job = cluster.submit(long_job("moved", checkpoint_seconds=600))
-    cluster.wait_job(job, states=("RUNNING",))
-    wait_for(lambda: cluster.job(job)["progress"]["epoch"] >= 2, 120, "the second epoch")
+    next(event for _, kind, event in cluster.events(job) if kind == "epoch" and event["progress"]["epoch"] == 2)
     pid = cluster.kill("trainer", signal.SIGTERM)
     cluster.wait_restarted("trainer", pid)
     done = cluster.wait_job(job)
@@ -97,7 +97,7 @@ def test_a_trainer_told_to_stop_hands_its_job_back_at_once(start, unbroken):
 @pytest.mark.parametrize("role", ["gateway", "registry"])
 def test_a_job_outlives_a_killed(start, unbroken, role):
     cluster = start("--registry-arg=--lease-seconds=5")
-    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    put_data(cluster)
     job = cluster.submit(long_job("outlived"))
     wait_in_the_middle(cluster, job)
     pid = cluster.kill(role)

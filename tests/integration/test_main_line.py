@@ -19,7 +19,7 @@ def test_a_dataset_says_what_it_holds(cluster):
     document = answer.json()
     assert document["name"] == "pictures" and document["version"] == 1
     assert document["rows"] == 40 and document["test_rows"] == 8
-    assert document["row_shape"] == [8, 8] and document["classes"] == 4
+    assert document["row_shape"] == [8, 8] and document["features"] == 64 and document["classes"] == 4
     assert document["digest"].startswith("sha256:") and len(document["digest"]) == 71
 
 
@@ -78,7 +78,7 @@ def test_a_version_knows_where_it_comes_from(stripes):
     version = stripes.get("/api/v1/models/stripes/versions/1").json()
     dataset = stripes.get("/api/v1/datasets/stripes").json()
     job = stripes.job(version["lineage"]["job"])
-    assert version["lineage"]["dataset"]["digest"] == dataset["digest"]
+    assert version["lineage"]["dataset_digest"] == dataset["digest"]
     assert version["lineage"]["seed"] == 7
     assert job["state"] == "SUCCEEDED" and job["version"] == version["version"]
     assert version["signature"]["inputs"] == [{"name": "input", "dtype": "f32", "shape": [-1, 8, 8]}]

@@ -169,7 +169,7 @@ class Cluster:
 
     def logs(self):
         text = ""
-        for path in sorted(self.state.rglob("*.log")):
+        for path in sorted([*self.state.glob("*.log"), *self.state.glob("logs/*.log")]):
             text += f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-60:]) + "\n"
         return text
 

@@ -1,0 +1,107 @@
+#include "services/trainer/lease_reporter.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <ranges>
+
+#include "lib/base/log.h"
+#include "services/trainer/metrics.h"
+
+namespace slipway::trainer {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kBetweenReports = 250ms;  // at least, when there is much to tell
+constexpr std::size_t kMaxWaiting = 10'000;
+constexpr std::size_t kMaxInOneReport = 256;
+
+}  // namespace
+
+LeaseReporter::LeaseReporter(Caller& registry, Lease lease, std::string request_id)
+    : registry_(registry),
+      lease_(std::move(lease)),
+      request_id_(std::move(request_id)),
+      lease_time_(std::max<std::uint32_t>(lease_.duration_ms, 1)),
+      thread_([this] { run(); }) {}
+
+LeaseReporter::~LeaseReporter() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void LeaseReporter::add(JobEvent event) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!waiting_.empty() && waiting_.back().kind == "progress" && event.kind == "progress") waiting_.pop_back();
+    // While the registry is away the oldest news is worth least.
+    if (waiting_.size() >= kMaxWaiting) waiting_.pop_front();
+    waiting_.push_back(std::move(event));
+  }
+  changed_.notify_all();
+}
+
+void LeaseReporter::flush(std::chrono::milliseconds limit) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, limit, [this] { return (waiting_.empty() && !sending_) || lost_; });
+}
+
+void LeaseReporter::mark_lost() {
+  lost_ = true;
+  const std::lock_guard lock(mutex_);
+  changed_.notify_all();
+}
+
+std::chrono::milliseconds LeaseReporter::interval() const {
+  // A report takes time of its own, so a quarter keeps within the third that is asked for.
+  return std::max<std::chrono::milliseconds>(lease_time_ / 4, 1ms);
+}
+
+void LeaseReporter::run() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_ && !lost_) {
+    std::vector<JobEvent> events;
+    while (!waiting_.empty() && events.size() < kMaxInOneReport) {
+      events.push_back(std::move(waiting_.front()));
+      waiting_.pop_front();
+    }
+    sending_ = true;
+    const auto deadline = std::max<std::chrono::milliseconds>(interval(), 500ms);
+    lock.unlock();
+    const auto sent = std::chrono::steady_clock::now();
+    auto answer = Caller::as<msg::JobOrders>(registry_.call_and_wait(
+        msg::ReportJob{lease_, events}, {}, {.deadline = deadline, .repeat_after = {}, .request_id = request_id_}));
+    lock.lock();
+    sending_ = false;
+    std::chrono::milliseconds pause = interval();
+    if (answer) {
+      if (answer->cancel) cancelled_ = true;
+      if (answer->lease_ms > 0) lease_time_ = std::chrono::milliseconds(answer->lease_ms);
+      pause = interval();
+    } else if (answer.error().code == Code::kConflict || answer.error().code == Code::kNotFound) {
+      spdlog::warn("lease lost job={} reason={}", lease_.job.text(), log_value(answer.error().message));
+      lost_ = true;
+    } else {
+      metrics().failed_reports.Increment();
+      spdlog::warn("report not taken job={} code={} reason={}", lease_.job.text(), code_name(answer.error().code),
+                   log_value(answer.error().message));
+      for (auto& event : std::views::reverse(events)) waiting_.push_front(std::move(event));
+      pause = std::min(pause, std::chrono::milliseconds(500ms));
+      changed_.notify_all();
+      changed_.wait_until(lock, sent + pause, [this] { return stopping_ || lost_; });
+      continue;
+    }
+    changed_.notify_all();
+    if (waiting_.size() >= kMaxInOneReport) continue;  // more than one report can hold
+    changed_.wait_until(lock, sent + std::min(pause, std::chrono::milliseconds(kBetweenReports)),
+                        [this] { return stopping_ || lost_; });
+    changed_.wait_until(lock, sent + pause, [this] { return stopping_ || lost_ || !waiting_.empty(); });
+  }
+}
+
+}  // namespace slipway::trainer

@@ -1,0 +1,179 @@
+#include "services/trainer/trainer_server.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <format>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "lib/base/random_id.h"
+#include "lib/wire/worker_link.h"
+#include "services/trainer/attempt.h"
+#include "services/trainer/metrics.h"
+
+namespace slipway::trainer {
+namespace {
+
+std::string host_name() {
+  char name[256] = {};
+  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+}  // namespace
+
+struct TrainerServer::State {
+  explicit State(Options given) : options(std::move(given)) {}
+
+  const Options options;
+  Bus bus;
+  std::unique_ptr<Caller> registry;
+  std::unique_ptr<WorkerLink> link;
+  std::atomic<bool> linked{false};  // `link` may be used
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::optional<msg::RunJob> next;  // taken, not begun
+  std::optional<Lease> running;     // from being taken until the attempt has ended
+  std::unique_ptr<Attempt> attempt;
+  bool draining = false;
+  bool ended = false;  // the training thread has
+  std::thread trainer;
+
+  void answer(const Incoming& to, msg::Body body) {
+    const auto correlation = to.message.envelope.correlation;
+    if (correlation == 0) return;
+    Message message;
+    message.envelope.correlation = correlation;
+    message.envelope.body = std::move(body);
+    if (!bus.send(to.socket, to.peer, std::move(message))) spdlog::warn("answer dropped reason=queue-full");
+  }
+
+  void announce() {
+    if (linked) link->announce();
+  }
+
+  msg::Heartbeat heartbeat() {
+    const std::lock_guard lock(mutex);
+    msg::Heartbeat beat;
+    beat.credits = running || draining ? 0 : 1;
+    beat.draining = draining;
+    return beat;
+  }
+
+  // Bus thread.
+  void on_request(Incoming incoming) {
+    auto* order = std::get_if<msg::RunJob>(&incoming.message.envelope.body);
+    if (order == nullptr) {
+      if (std::holds_alternative<msg::Cancel>(incoming.message.envelope.body)) return;
+      answer(incoming,
+             to_message(Error{.code = Code::kUnsupported, .message = "a trainer only runs jobs", .path = {}}));
+      return;
+    }
+    std::optional<Error> refused;
+    {
+      const std::lock_guard lock(mutex);
+      if (draining) {
+        refused = Error{.code = Code::kOverloaded, .message = "this trainer is stopping", .path = {}};
+      } else if (running && *running != order->lease) {
+        refused = Error{.code = Code::kOverloaded,
+                        .message = std::format("this trainer runs job {}", running->job.text()),
+                        .path = {}};
+      } else if (!running) {  // else: the same order again, its answer was lost
+        running = order->lease;
+        next = std::move(*order);
+      }
+    }
+    if (refused) {
+      answer(incoming, to_message(*refused));
+      return;
+    }
+    answer(incoming, msg::Ok{});
+    changed.notify_all();
+    announce();
+  }
+
+  void run() {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      changed.wait(lock, [this] { return next || draining; });
+      if (!next) break;
+      attempt = std::make_unique<Attempt>(*registry, std::move(*next), options.attempt);
+      next.reset();
+      if (draining) attempt->release();
+      lock.unlock();
+      metrics().busy.Set(1);
+      (void)attempt->run();  // it has told the registry and the log
+      metrics().busy.Set(0);
+      lock.lock();
+      attempt.reset();
+      running.reset();
+      lock.unlock();
+      announce();
+      lock.lock();
+    }
+    ended = true;
+    changed.notify_all();
+  }
+};
+
+Result<std::unique_ptr<TrainerServer>> TrainerServer::start(Options options) {
+  auto state = std::make_unique<State>(std::move(options));
+  auto* s = state.get();
+  metrics().busy.Set(0);  // shows the trainer's metrics from the start on
+  s->registry = std::make_unique<Caller>(s->bus, s->options.registry);
+  s->trainer = std::thread([s] { s->run(); });
+  msg::Hello hello;
+  hello.release = s->options.release;
+  hello.role = msg::Role::kTrainer;
+  hello.worker_id = WorkerId("trainer-" + random_hex(64));
+  hello.host = host_name();
+  s->link = std::make_unique<WorkerLink>(
+      s->bus, hello, s->options.gateways, [s] { return s->heartbeat(); },
+      [s](Incoming incoming) { s->on_request(std::move(incoming)); });
+  s->linked = true;
+  return std::unique_ptr<TrainerServer>(new TrainerServer(std::move(state)));
+}
+
+TrainerServer::TrainerServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+TrainerServer::~TrainerServer() {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->draining = true;
+    if (state_->attempt) state_->attempt->release();
+  }
+  state_->changed.notify_all();
+  state_->trainer.join();
+  state_->linked = false;
+  state_->link.reset();
+  state_->registry.reset();
+  state_->bus.stop();
+}
+
+std::string TrainerServer::not_ready() const {
+  {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->draining) return "stopping";
+  }
+  if (state_->link->welcomed() == 0) return "no gateway has welcomed this trainer";
+  return {};
+}
+
+bool TrainerServer::drain(std::chrono::milliseconds deadline) {
+  auto& s = *state_;
+  {
+    const std::lock_guard lock(s.mutex);
+    s.draining = true;
+    if (s.attempt) s.attempt->release();
+  }
+  s.changed.notify_all();
+  s.announce();
+  std::unique_lock lock(s.mutex);
+  return s.changed.wait_for(lock, deadline, [&s] { return s.ended; });
+}
+
+}  // namespace slipway::trainer

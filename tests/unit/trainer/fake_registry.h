@@ -1,0 +1,163 @@
+// A registry in this process for one job: keeps uploads, checkpoints and what it is told, and misbehaves on request.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "lib/base/sha256.h"
+#include "lib/wire/bus.h"
+
+namespace slipway::trainer {
+
+class FakeRegistry {
+ public:
+  FakeRegistry() {
+    auto bound = bus.bind_router("127.0.0.1:0", [this](Incoming incoming) { on_message(std::move(incoming)); });
+    EXPECT_TRUE(bound);
+    socket_ = *bound;
+  }
+  ~FakeRegistry() { bus.stop(); }
+
+  [[nodiscard]] std::string address() const { return "127.0.0.1:" + std::to_string(bus.port(socket_)); }
+
+  StoredFile store(const std::string& name, const std::string& bytes) {
+    const std::lock_guard lock(mutex);
+    const Digest digest = sha256(bytes);
+    chunks_[digest] = bytes;
+    return {name, bytes.size(), digest, bytes.empty() ? std::vector<Digest>{} : std::vector{digest}};
+  }
+
+  // Set before the attempt starts, or under `mutex`.
+  std::mutex mutex;
+  Dataset dataset;
+  bool cancel = false;          // ordered in the answers to reports
+  bool refuse_reports = false;  // kConflict
+  bool refuse_checkpoints = false;
+  int deaf_to_publishes = 0;            // so many are not answered
+  std::function<void()> on_checkpoint;  // on the bus thread, after a commit
+
+  std::vector<JobEvent> events;
+  std::vector<StoredFile> checkpoint;
+  int checkpoints = 0;
+  std::vector<msg::Publish> published;
+  std::string module;
+  std::vector<msg::EndAttempt> ended;
+  Bus bus;
+
+ private:
+  void answer(const Incoming& to, msg::Body body, std::vector<Frame> payload = {}) {
+    Message message;
+    message.envelope.correlation = to.message.envelope.correlation;
+    message.envelope.body = std::move(body);
+    message.payload = std::move(payload);
+    bus.send(to.socket, to.peer, std::move(message));
+  }
+  void refuse(const Incoming& to, Code code) {
+    msg::Error error;
+    error.code = static_cast<std::uint8_t>(code);
+    error.message = "refused";
+    answer(to, error);
+  }
+
+  void on_message(Incoming in) {
+    std::function<void()> then;
+    {
+      const std::lock_guard lock(mutex);
+      std::visit([&](const auto& body) { then = on(in, body); }, in.message.envelope.body);
+    }
+    if (then) then();
+  }
+
+  using Then = std::function<void()>;
+  template <class T>
+  Then on(const Incoming& in, const T&) {
+    refuse(in, Code::kUnsupported);
+    return {};
+  }
+  Then on(const Incoming& in, const msg::OpenUpload&) {
+    answer(in, msg::UploadOpened{UploadId("u" + std::to_string(++last_upload_))});
+    return {};
+  }
+  Then on(const Incoming& in, const msg::UploadPart& part) {
+    auto& file = uploads_[part.upload][part.file];
+    EXPECT_EQ(file.size(), part.offset_bytes);
+    file += in.message.payload.at(0).text();
+    answer(in, msg::Ok{});
+    return {};
+  }
+  Then on(const Incoming& in, const msg::GetChunk& chunk) {
+    answer(in, msg::Ok{}, {Frame::copy(chunks_.at(chunk.digest))});
+    return {};
+  }
+  Then on(const Incoming& in, const msg::GetDataset& wanted) {
+    if (wanted.name != dataset.name) {
+      refuse(in, Code::kNotFound);
+    } else {
+      answer(in, msg::Datasets{{dataset}});
+    }
+    return {};
+  }
+  Then on(const Incoming& in, const msg::ReportJob& report) {
+    if (refuse_reports) {
+      refuse(in, Code::kConflict);
+      return {};
+    }
+    events.insert(events.end(), report.events.begin(), report.events.end());
+    answer(in, msg::JobOrders{cancel, report.lease.duration_ms});
+    return {};
+  }
+  Then on(const Incoming& in, const msg::CommitCheckpoint& commit) {
+    if (refuse_checkpoints) {
+      refuse(in, Code::kConflict);
+      return {};
+    }
+    checkpoint.clear();
+    for (const auto& [name, bytes] : uploads_[commit.upload]) {
+      const Digest digest = sha256(bytes);
+      chunks_[digest] = bytes;
+      checkpoint.push_back({name, bytes.size(), digest, {digest}});
+    }
+    ++checkpoints;
+    answer(in, msg::Ok{});
+    return on_checkpoint;
+  }
+  Then on(const Incoming& in, const msg::GetCheckpoint& get) {
+    msg::Checkpoints found;
+    if (!checkpoint.empty()) {
+      Checkpoint record;
+      record.job = get.job;
+      record.number = 1;
+      record.files = checkpoint;
+      found.items.push_back(record);
+    }
+    answer(in, found);
+    return {};
+  }
+  Then on(const Incoming& in, const msg::Publish& publish) {
+    if (deaf_to_publishes-- > 0) return {};
+    published.push_back(publish);
+    module = uploads_[publish.upload]["model.pt"];
+    Version version;
+    version.number = 1;
+    answer(in, msg::Versions{{version}});
+    return {};
+  }
+  Then on(const Incoming& in, const msg::EndAttempt& end) {
+    ended.push_back(end);
+    answer(in, msg::Ok{});
+    return {};
+  }
+
+  SocketId socket_{};
+  int last_upload_ = 0;
+  std::map<UploadId, std::map<std::string, std::string>> uploads_;
+  std::map<Digest, std::string> chunks_;
+};
+
+}  // namespace slipway::trainer
