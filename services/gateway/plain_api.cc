@@ -1,6 +1,5 @@
 #include "services/gateway/plain_api.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "services/gateway/predictor.h"
@@ -8,22 +7,6 @@
 
 namespace slipway::gateway {
 namespace {
-
-Shape without_trailing_ones(Shape shape) {
-  while (!shape.empty() && shape.back() == 1) shape.pop_back();
-  return shape;
-}
-
-// The row with its free dimensions, if it has any, as `given` has them; nullopt: it does not fit.
-std::optional<Shape> as_row(const Shape& given, const Shape& row) {
-  const bool free = std::ranges::any_of(row, [](std::int64_t size) { return size < 0; });
-  if (fits(given, row)) return given;
-  if (free) return std::nullopt;
-  if (without_trailing_ones(given) == without_trailing_ones(row)) return row;
-  const auto count = element_count(row);
-  if (count && given.size() == 1 && given.front() == *count) return row;
-  return std::nullopt;
-}
 
 Task<Result<std::string>> only_model(Services& services, std::string request_id) {
   auto names = co_await services.cache.model_names(std::move(request_id));

@@ -8,6 +8,11 @@
 namespace slipway::gateway {
 namespace {
 
+Shape without_trailing_ones(Shape shape) {
+  while (!shape.empty() && shape.back() == 1) shape.pop_back();
+  return shape;
+}
+
 std::string input_names(const Version& version) {
   std::string names;
   for (const auto& input : version.signature.inputs)
@@ -44,6 +49,28 @@ Result<std::size_t> input_index(const Version& version, std::string_view name) {
   if (found != inputs.end()) return static_cast<std::size_t>(found - inputs.begin());
   return fail(Code::kInvalidArgument,
               std::format("model '{}' has no input '{}'; it has {}", version.model, name, input_names(version)));
+}
+
+std::optional<Shape> as_row(const Shape& given, const Shape& row) {
+  const bool free = std::ranges::any_of(row, [](std::int64_t size) { return size < 0; });
+  if (fits(given, row)) return given;
+  if (free) return std::nullopt;
+  if (without_trailing_ones(given) == without_trailing_ones(row)) return row;
+  const auto count = element_count(row);
+  if (count && given.size() == 1 && given.front() == *count) return row;
+  return std::nullopt;
+}
+
+void fit_rows(const Version& version, std::vector<Tensor>& inputs) {
+  const auto& wanted = version.signature.inputs;
+  for (std::size_t i = 0; i < std::min(inputs.size(), wanted.size()); ++i) {
+    Shape& shape = inputs[i].spec.shape;
+    if (shape.empty() || wanted[i].shape.empty() || wanted[i].shape.front() >= 0) continue;
+    auto row = as_row({shape.begin() + 1, shape.end()}, {wanted[i].shape.begin() + 1, wanted[i].shape.end()});
+    if (!row) continue;
+    row->insert(row->begin(), shape.front());
+    shape = std::move(*row);
+  }
 }
 
 Result<void> check_inputs(const Version& version, const std::vector<Tensor>& inputs) {

@@ -13,6 +13,13 @@ namespace slipway::gateway {
 // "3" is version 3, anything else an alias, nothing the latest. Errors: kInvalidArgument (a number that is no version).
 [[nodiscard]] Result<VersionChoice> version_choice(std::string_view text);
 
+// One example given as `given`, in the signature's `row` with its free dimensions, if it has any, as `given` has them: an
+// example may come flat, and without or with trailing axes of size 1. nullopt: it does not fit.
+[[nodiscard]] std::optional<Shape> as_row(const Shape& given, const Shape& row);
+
+// The same for every row of batched inputs; what does not fit stays as it came, for check_inputs to refuse.
+void fit_rows(const Version& version, std::vector<Tensor>& inputs);
+
 // Whether `inputs` are what the signature wants, in its order; each batch the same, 1 row at least.
 // Errors: kInvalidArgument, naming the input, what came and what was wanted.
 [[nodiscard]] Result<void> check_inputs(const Version& version, const std::vector<Tensor>& inputs);

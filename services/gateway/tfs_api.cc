@@ -40,6 +40,7 @@ class BodyParser {
         return fail(Code::kInvalidArgument, std::format("input '{}' is missing", version_.signature.inputs[i].name));
       request.inputs.push_back(builders_[i].finish(version_.signature.inputs[i].name));
     }
+    fit_rows(version_, request.inputs);
     return request;
   }
 

@@ -38,6 +38,22 @@ TEST(TfsApi, ReadsRowsBareAndNamed) {
     EXPECT_TRUE(check_inputs(kOne, request->inputs));
   }
 }
+TEST(TfsApi, TakesAnExampleFlatOrWithoutItsLastAxisOfOne) {
+  Version image = kOne;
+  image.signature.inputs[0].shape = {-1, 2, 2, 1};
+  for (const char* body : {R"({"instances":[[[[1],[2]],[[3],[4]]]]})", R"({"instances":[[[1,2],[3,4]]]})",
+                           R"({"instances":[[1,2,3,4]]})", R"({"inputs":[[1,2,3,4]]})"}) {
+    const auto request = read_tfs_request(body, image);
+    ASSERT_TRUE(request) << body << request.error().message;
+    EXPECT_EQ(request->inputs[0].spec.shape, (Shape{1, 2, 2, 1})) << body;
+    EXPECT_TRUE(check_inputs(image, request->inputs));
+  }
+  for (const char* body : {R"({"instances":[[[1,2,3,4]]]})", R"({"instances":[1,2,3,4]})", R"({"instances":[[1,2,3]]})"}) {
+    const auto request = read_tfs_request(body, image);
+    ASSERT_TRUE(request) << body << request.error().message;
+    EXPECT_FALSE(check_inputs(image, request->inputs)) << body;
+  }
+}
 TEST(TfsApi, ReadsSeveralInputs) {
   for (const char* body :
        {R"({"instances":[{"a":[1,2],"b":5},{"b":6,"a":[3,4]}]})", R"({"inputs":{"b":[5,6],"a":[[1,2],[3,4]]}})"}) {
