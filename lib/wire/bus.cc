@@ -12,6 +12,7 @@
 #include <future>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <zmq.hpp>
 
@@ -23,6 +24,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kTickEvery = std::chrono::milliseconds(50);
+constexpr auto kRetryEvery = std::chrono::milliseconds(2);
 constexpr int kBatch = 256;               // messages taken from one socket before the others get a turn
 constexpr std::size_t kCopyBelow = 1024;  // smaller frames are copied: cheaper than sharing the owner
 
@@ -55,8 +57,30 @@ Result<std::string> endpoint_of(const std::string& address) {
 struct Outgoing {
   SocketId socket;
   std::string peer;
-  Frame envelope;
-  std::vector<Frame> payload;
+  Message message;
+  Frame encoded;                             // of the envelope, once it has none or no deadline to count down
+  std::optional<Clock::time_point> expires;  // from the envelope's deadline
+
+  [[nodiscard]] std::size_t size_bytes() const {
+    std::size_t size = 256;  // the rest of what it holds, about
+    for (const Frame& frame : message.payload) size += frame.size();
+    return size;
+  }
+};
+
+// What waits for room: of one dealer, or for one peer of a router.
+struct Waiting {
+  std::deque<Outgoing> messages;
+  std::size_t bytes = 0;
+
+  void push(Outgoing out) {
+    bytes += out.size_bytes();
+    messages.push_back(std::move(out));
+  }
+  void pop() {
+    bytes -= messages.front().size_bytes();
+    messages.pop_front();
+  }
 };
 
 }  // namespace
@@ -70,7 +94,7 @@ struct Bus::State {
     bool subscriber = false;
     bool publisher = false;
     int port = 0;
-    std::deque<Outgoing> waiting;  // dealers: until there is a connection with room
+    std::map<std::string, Waiting> waiting;  // by peer; a dealer's only entry is ""
   };
 
   explicit State(Limits bounds) : limits(bounds), context(1), wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
@@ -181,23 +205,34 @@ struct Bus::State {
     }
   }
 
-  enum class Sent : std::uint8_t { kYes, kLater, kNever };
+  enum class Sent : std::uint8_t { kYes, kLater, kNever, kExpired };
 
-  Sent try_send(Socket& socket, const Outgoing& out) {
+  Sent try_send(Socket& socket, Outgoing& out) {
     constexpr auto kFlags = zmq::send_flags::dontwait;
+    const std::vector<Frame>& payload = out.message.payload;
+    if (out.expires) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*out.expires - Clock::now()).count();
+      if (left <= 0) return Sent::kExpired;
+      out.message.envelope.deadline_ms = static_cast<std::uint32_t>(left);
+      out.encoded = encode(out.message.envelope);
+    } else if (out.encoded.size() == 0) {
+      out.encoded = encode(out.message.envelope);
+    }
     try {
       if (socket.router) {
         zmq::message_t peer(out.peer);
         if (!socket.socket.send(peer, kFlags | zmq::send_flags::sndmore)) return Sent::kLater;
       }
       const auto more = [&](std::size_t sent) {
-        return sent < out.payload.size() ? kFlags | zmq::send_flags::sndmore : kFlags;
+        return sent < payload.size() ? kFlags | zmq::send_flags::sndmore : kFlags;
       };
-      if (!socket.socket.send(to_zmq(out.envelope), more(0))) return Sent::kLater;
-      for (std::size_t i = 0; i < out.payload.size(); ++i) {
-        if (!socket.socket.send(to_zmq(out.payload[i]), more(i + 1))) return Sent::kNever;
+      if (!socket.socket.send(to_zmq(out.encoded), more(0))) return Sent::kLater;
+      // Once begun a message is finished, whatever happens: else the next one would be taken for the rest of it.
+      bool whole = true;
+      for (std::size_t i = 0; i < payload.size(); ++i) {
+        whole = socket.socket.send(to_zmq(payload[i]), more(i + 1)).has_value() && whole;
       }
-      return Sent::kYes;
+      return whole ? Sent::kYes : Sent::kNever;
     } catch (const zmq::error_t&) {
       return Sent::kNever;  // EHOSTUNREACH: the peer has gone
     }
@@ -219,30 +254,35 @@ struct Bus::State {
       return;
     }
     Socket& socket = found->second;
-    if (socket.waiting.empty()) {
+    const auto queue = socket.waiting.find(out.peer);
+    if (queue == socket.waiting.end()) {
       const Sent sent = try_send(socket, out);
-      if (sent == Sent::kYes) return;
+      if (sent == Sent::kYes || sent == Sent::kExpired) return;
       if (sent == Sent::kNever) return not_delivered(socket, out.peer);
+      std::string peer = out.peer;
+      socket.waiting[std::move(peer)].push(std::move(out));
+      return;
     }
-    if (socket.waiting.size() >= limits.max_waiting_per_socket) {
+    if (queue->second.messages.size() >= limits.max_waiting_messages ||
+        queue->second.bytes + out.size_bytes() > limits.max_waiting_bytes) {
       ++undelivered;
       return;
     }
-    socket.waiting.push_back(std::move(out));
+    queue->second.push(std::move(out));
   }
 
+  // Peers do not wait for each other: one that does not read holds up only what is for itself.
   void flush_waiting(Socket& socket) {
-    while (!socket.waiting.empty()) {
-      const Sent sent = try_send(socket, socket.waiting.front());
-      if (sent == Sent::kLater) {
-        // One peer of a router without room must not hold up the others.
-        if (socket.router && socket.waiting.size() > 1) {
-          std::rotate(socket.waiting.begin(), socket.waiting.begin() + 1, socket.waiting.end());
-        }
-        return;
+    for (auto at = socket.waiting.begin(); at != socket.waiting.end();) {
+      Waiting& queue = at->second;
+      Sent sent = Sent::kYes;
+      while (!queue.messages.empty()) {
+        sent = try_send(socket, queue.messages.front());
+        if (sent == Sent::kLater) break;
+        if (sent == Sent::kNever) not_delivered(socket, queue.messages.front().peer);
+        queue.pop();
       }
-      if (sent == Sent::kNever) not_delivered(socket, socket.waiting.front().peer);
-      socket.waiting.pop_front();
+      at = queue.messages.empty() ? socket.waiting.erase(at) : std::next(at);
     }
   }
 
@@ -277,12 +317,11 @@ struct Bus::State {
       if (count <= 10 || (count & (count - 1)) == 0) {
         spdlog::warn("malformed message count={} reason=\"{}\"", count, envelope.error().message);
       }
-      if (socket.router) {
-        deliver({.socket = id,
-                 .peer = peer,
-                 .envelope = encode(
-                     {.correlation = 0, .deadline_ms = 0, .request_id = {}, .body = to_message(envelope.error())}),
-                 .payload = {}});
+      // Whoever sends garbage and reads nothing gets no queue for it.
+      if (socket.router && !socket.waiting.contains(peer)) {
+        Outgoing refusal{.socket = id, .peer = peer, .message = {}, .encoded = {}, .expires = {}};
+        refusal.message.envelope.body = to_message(envelope.error());
+        deliver(std::move(refusal));
       }
       return true;
     }
@@ -319,15 +358,17 @@ struct Bus::State {
     while (!finished()) {
       items.clear();
       ids.clear();
+      bool waits_for_a_peer = false;  // of a router: poll does not tell when that one has room
       items.push_back({nullptr, wake, ZMQ_POLLIN, 0});
       for (auto& [id, socket] : sockets) {
         if (socket.publisher) continue;
         const short events = !socket.router && !socket.waiting.empty() ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN;
+        waits_for_a_peer = waits_for_a_peer || (socket.router && !socket.waiting.empty());
         items.push_back({socket.socket.handle(), 0, events, 0});
         ids.push_back(id);
       }
       auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(next_tick - Clock::now());
-      timeout = std::clamp(timeout, std::chrono::milliseconds(0), kTickEvery);
+      timeout = std::clamp(timeout, std::chrono::milliseconds(0), waits_for_a_peer ? kRetryEvery : kTickEvery);
       zmq_poll(items.data(), static_cast<int>(items.size()), timeout.count());
 
       if (woken.exchange(false)) {
@@ -398,8 +439,13 @@ void Bus::close(SocketId socket) {
 }
 
 bool Bus::send(SocketId socket, const std::string& peer, Message message) {
-  Outgoing out{
-      .socket = socket, .peer = peer, .envelope = encode(message.envelope), .payload = std::move(message.payload)};
+  const std::uint32_t deadline_ms = message.envelope.deadline_ms;
+  Outgoing out{.socket = socket, .peer = peer, .message = std::move(message), .encoded = {}, .expires = {}};
+  if (deadline_ms > 0) {
+    out.expires = Clock::now() + std::chrono::milliseconds(deadline_ms);
+  } else {
+    out.encoded = encode(out.message.envelope);
+  }
   if (on_bus_thread()) {
     state_->deliver(std::move(out));
     return true;

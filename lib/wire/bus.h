@@ -34,7 +34,9 @@ class Bus {
 
   struct Limits {
     std::size_t max_queued_messages = 100'000;    // per bus, waiting to be sent
-    std::size_t max_waiting_per_socket = 10'000;  // for a dealer that is not connected
+    // For a dealer that is not connected, or for one peer of a router that does not read.
+    std::size_t max_waiting_messages = 10'000;
+    std::size_t max_waiting_bytes = 64 << 20;
     std::int64_t max_frame_bytes = 16 << 20;
     std::size_t max_frames = 64;
   };
@@ -59,7 +61,8 @@ class Bus {
   void close(SocketId socket);
 
   // Queues a message; `peer` is needed on a router only. False when a queue is full: the message is dropped. A message
-  // to a peer that has gone is dropped too: whoever wants an answer has a deadline.
+  // to a peer that has gone is dropped too, and one with a deadline that passes before it can be written: nobody waits
+  // for its answer any more. `deadline_ms` is counted down while a message waits.
   bool send(SocketId socket, const std::string& peer, Message message);
   bool send(SocketId socket, Message message) { return send(socket, {}, std::move(message)); }
 

@@ -88,6 +88,7 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
   }
 
   void close() {
+    if (closed) return;
     closed = true;
     auto open = std::exchange(pending, {});
     for (auto& [correlation, question] : open) {
@@ -115,7 +116,9 @@ Caller::Caller(Bus& bus, const std::string& address) : state_(std::make_shared<S
   });
 }
 
-Caller::~Caller() {
+Caller::~Caller() { close(); }
+
+void Caller::close() {
   if (state_->bus.on_bus_thread()) {
     state_->close();
   } else {

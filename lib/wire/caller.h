@@ -35,6 +35,9 @@ class Caller {
   // The same, waiting for the answer; not on the bus thread.
   [[nodiscard]] Result<Message> call_and_wait(msg::Body question, std::vector<Frame> payload, Options options);
 
+  // Answers every open call, and every later one, with kUnavailable. Idempotent.
+  void close();
+
   // The answer as the kind that was expected. Errors: as above; kInternal (another kind came).
   template <class T>
   [[nodiscard]] static Result<T> as(Result<Message> answer) {

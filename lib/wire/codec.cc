@@ -57,8 +57,9 @@ const std::vector<capnp::StructSchema::Field>& fields_of(capnp::StructSchema sch
   return fields;
 }
 
+// Not inlined: structs within structs within fifty messages would be one function of a hundred thousand lines.
 template <class T>
-void write_struct(const T& value, capnp::DynamicStruct::Builder builder);
+[[gnu::noinline]] void write_struct(const T& value, capnp::DynamicStruct::Builder builder);
 
 template <class T>
 void write_element(capnp::DynamicList::Builder list, unsigned index, const T& value) {
@@ -110,8 +111,10 @@ struct Malformed {
   std::string what;
 };
 
+constexpr unsigned kMaxItems = 100'000;  // in any list
+
 template <class T>
-void read_struct(capnp::DynamicStruct::Reader reader, T& value);
+[[gnu::noinline]] void read_struct(capnp::DynamicStruct::Reader reader, T& value);
 
 Digest read_digest(capnp::Data::Reader data) {
   Digest digest;
@@ -152,6 +155,8 @@ void read_field(capnp::DynamicStruct::Reader reader, capnp::StructSchema::Field 
     value = static_cast<T>(number);
   } else if constexpr (is_vector<T>) {
     const auto list = reader.get(field).as<capnp::DynamicList>();
+    // A list of empty structs takes no bytes in the message but plenty here.
+    if (list.size() > kMaxItems) throw Malformed{std::format("a list of {} items", list.size())};
     value.resize(list.size());
     for (unsigned i = 0; i < list.size(); ++i) read_element(list[i], value[i]);
   } else if constexpr (is_plain_struct<T>) {

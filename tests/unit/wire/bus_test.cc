@@ -128,7 +128,7 @@ TEST(Bus, AnswersGarbageWithAnErrorAndGoesOn) {
 
 TEST(Bus, DropsAPeerThatSendsAFrameOverTheLimit) {
   Echo echo("127.0.0.1:0",
-            {.max_queued_messages = 100, .max_waiting_per_socket = 100, .max_frame_bytes = 65536, .max_frames = 8});
+            {.max_queued_messages = 100, .max_waiting_messages = 100, .max_waiting_bytes = 1 << 20, .max_frame_bytes = 65536, .max_frames = 8});
   zmq::context_t context;
   zmq::socket_t stranger(context, zmq::socket_type::dealer);
   stranger.set(zmq::sockopt::linger, 0);
@@ -147,9 +147,70 @@ TEST(Bus, DropsAPeerThatSendsAFrameOverTheLimit) {
   EXPECT_EQ(echo.bus.malformed_total(), 0U) << "the frame over the limit was taken";
 }
 
+// A peer that sends and never reads must not hold up the others.
+TEST(Bus, ServesItsPeersWhileOneOfThemDoesNotRead) {
+  Echo echo;
+  zmq::context_t context;
+  zmq::socket_t deaf(context, zmq::socket_type::dealer);
+  deaf.set(zmq::sockopt::linger, 0);
+  deaf.set(zmq::sockopt::rcvhwm, 1);
+  deaf.connect("tcp://" + echo.address());
+  const Frame question = encode(message(msg::Ok{}).envelope);
+  const std::string payload(4096, 'x');
+  for (int i = 0; i < 8000; ++i) {
+    deaf.send(zmq::buffer(question.text()), zmq::send_flags::sndmore);
+    deaf.send(zmq::buffer(payload), zmq::send_flags::none);
+  }
+  Bus bus;
+  constexpr int kCount = 2000;
+  std::promise<void> all;
+  int answered = 0;
+  const auto socket = bus.connect_dealer(echo.address(), [&](Incoming) {
+    if (++answered == kCount) all.set_value();
+  });
+  ASSERT_TRUE(socket);
+  for (int i = 0; i < kCount; ++i) ASSERT_TRUE(bus.send(*socket, message(msg::Ok{})));
+  EXPECT_EQ(all.get_future().wait_for(20s), std::future_status::ready);
+}
+
+// What nobody waits for any more is not done when the other side comes back.
+TEST(Bus, DropsAMessageWhoseDeadlinePassedBeforeItCouldBeSent) {
+  std::string address;
+  {
+    Echo gone;
+    address = gone.address();
+  }
+  Bus bus;
+  std::promise<std::uint64_t> first;
+  std::once_flag once;
+  const auto socket = bus.connect_dealer(address, [&](const Incoming& incoming) {
+    std::call_once(once, [&] { first.set_value(incoming.message.envelope.correlation); });
+  });
+  ASSERT_TRUE(socket);
+  Message late = message(msg::Ok{}, 1);
+  late.envelope.deadline_ms = 1;
+  Message kept = message(msg::Ok{}, 2);
+  kept.envelope.deadline_ms = 60'000;
+  bus.send(*socket, std::move(late));
+  bus.send(*socket, std::move(kept));
+  std::promise<void> passed;
+  bus.on_tick([&, begin = std::chrono::steady_clock::now(), told = false](auto now) mutable {
+    if (!told && now - begin > 5ms) {
+      told = true;
+      passed.set_value();
+    }
+  });
+  passed.get_future().wait();
+  Echo back(address);
+  auto answer = first.get_future();
+  ASSERT_EQ(answer.wait_for(20s), std::future_status::ready);
+  EXPECT_EQ(answer.get(), 2U);
+  EXPECT_EQ(back.received, 1);
+}
+
 TEST(Bus, AnswersAMessageOfTooManyFramesWithAnError) {
   Echo echo("127.0.0.1:0",
-            {.max_queued_messages = 100, .max_waiting_per_socket = 100, .max_frame_bytes = 65536, .max_frames = 8});
+            {.max_queued_messages = 100, .max_waiting_messages = 100, .max_waiting_bytes = 1 << 20, .max_frame_bytes = 65536, .max_frames = 8});
   zmq::context_t context;
   zmq::socket_t stranger(context, zmq::socket_type::dealer);
   stranger.set(zmq::sockopt::linger, 0);

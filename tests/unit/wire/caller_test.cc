@@ -97,6 +97,19 @@ TEST(Caller, ReachesAServerThatIsReplacedMeanwhile) {
       caller->call_and_wait(msg::GetModel{"m"}, {}, {.deadline = 30s, .repeat_after = 100ms, .request_id = {}}));
 }
 
+TEST(Caller, FailsOpenAndLaterQuestionsOnceClosed) {
+  Server server([](const Incoming&, int) { return std::nullopt; });
+  Bus bus;
+  Caller caller(bus, server.address());
+  std::promise<Result<Message>> open;
+  caller.call(msg::GetModel{"m"}, {}, {.deadline = 60s, .repeat_after = {}, .request_id = {}},
+              [&](Result<Message> answer) { open.set_value(std::move(answer)); });
+  caller.close();
+  caller.close();
+  EXPECT_EQ(open.get_future().get().error().code, Code::kUnavailable);
+  EXPECT_EQ(caller.call_and_wait(msg::GetModel{"m"}, {}, {}).error().code, Code::kUnavailable);
+}
+
 TEST(Caller, FailsOpenQuestionsWhenItGoes) {
   Server server([](const Incoming&, int) { return std::nullopt; });
   Bus bus;
