@@ -10,6 +10,7 @@
 
 #include "cli/json_read.h"
 #include "cli/text.h"
+#include "lib/base/json_text.h"
 
 namespace slipway::cli {
 
@@ -25,7 +26,7 @@ void Session::catch_interrupt() {
   sigaction(SIGINT, &action, nullptr);
 }
 
-void print_json(const boost::json::value& value) { std::println("{}", boost::json::serialize(value)); }
+void print_json(const boost::json::value& value) { std::println("{}", json_text(value)); }
 
 Outcome<std::string> read_text_file(const std::string& file) {
   std::ifstream in(file, std::ios::binary);

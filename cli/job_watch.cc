@@ -128,7 +128,12 @@ class Watch {
     if (exit == Exit::kOk) {
       std::println("model {} version {} is ready{}", printable(text_of(job, "model")), count_of(job, "version"),
                    time.empty() ? "" : std::format(" after {}", time));
-      if (const auto metrics = metrics_text(field(field(job, "progress"), "metrics")); !metrics.empty()) {
+      // The version's own figures: with the best weights restored they are not the last epoch's.
+      auto client = session_.client();
+      auto version = client.call(
+          "GET", std::format("/api/v1/models/{}/versions/{}", text_of(job, "model"), count_of(job, "version")));
+      if (!version) return std::unexpected(version.error());
+      if (const auto metrics = metrics_text(field(*version, "metrics")); !metrics.empty()) {
         std::println("{}", metrics);
       }
     } else if (exit == Exit::kCancelled) {

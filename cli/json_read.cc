@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "lib/base/json_text.h"
+
 namespace slipway::cli {
 
 const boost::json::value& field(const boost::json::value& object, std::string_view name) {
@@ -12,7 +14,7 @@ const boost::json::value& field(const boost::json::value& object, std::string_vi
 
 std::string text_of(const boost::json::value& value) {
   if (const auto* text = value.if_string()) return std::string(*text);
-  return value.is_number() ? boost::json::serialize(value) : std::string();
+  return value.is_number() ? json_text(value) : std::string();
 }
 
 double number_of(const boost::json::value& value, double otherwise) {

@@ -8,6 +8,7 @@
 #include "cli/served_model.h"
 #include "cli/table.h"
 #include "cli/text.h"
+#include "lib/base/json_text.h"
 
 namespace slipway::cli {
 namespace {
@@ -78,7 +79,7 @@ Outcome<Exit> predict(const Session& session, const PredictArguments& arguments)
     if (served->classes.empty()) {
       const auto* numbers = prediction.if_array();
       const bool one = numbers != nullptr && numbers->size() == 1;
-      std::println("prediction {}", boost::json::serialize(one ? numbers->front() : prediction));
+      std::println("prediction {}", json_text(one ? numbers->front() : prediction));
       continue;
     }
     const auto decision = decide(prediction, served->classes.size());

@@ -68,7 +68,8 @@ std::string epoch_line(const TrainProgress& progress) {
   std::string text = std::format("epoch {}/{}", progress.epoch, progress.epochs);
   text += metrics_text(progress, progress.metrics.size());
   // With a callback that turns it, the rate is among the metrics, as in Keras' logs.
-  const bool shown = std::ranges::any_of(progress.metrics, [](const auto& metric) { return metric.first == "learning_rate"; });
+  const bool shown =
+      std::ranges::any_of(progress.metrics, [](const auto& metric) { return metric.first == "learning_rate"; });
   if (!shown && progress.learning_rate > 0) text += std::format("  lr {:.4g}", progress.learning_rate);
   if (progress.rows_per_second > 0) text += std::format("  {} rows/s", humane_rate(progress.rows_per_second));
   return text;

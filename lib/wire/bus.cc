@@ -411,9 +411,8 @@ Bus::Bus(Limits limits) : state_(std::make_unique<State>(limits)) {
 Bus::~Bus() { stop(); }
 
 Result<SocketId> Bus::bind_router(const std::string& address, Handler handler, Unreachable unreachable) {
-  return state_->run([&] {
-    return state_->add(zmq::socket_type::router, address, true, std::move(handler), std::move(unreachable));
-  });
+  return state_->run(
+      [&] { return state_->add(zmq::socket_type::router, address, true, std::move(handler), std::move(unreachable)); });
 }
 
 Result<SocketId> Bus::bind_publisher(const std::string& address) {

@@ -33,7 +33,7 @@ class Bus {
   using Unreachable = std::function<void(const std::string& peer)>;
 
   struct Limits {
-    std::size_t max_queued_messages = 100'000;    // per bus, waiting to be sent
+    std::size_t max_queued_messages = 100'000;  // per bus, waiting to be sent
     // For a dealer that is not connected, or for one peer of a router that does not read.
     std::size_t max_waiting_messages = 10'000;
     std::size_t max_waiting_bytes = 64 << 20;

@@ -94,8 +94,7 @@ TEST(Bus, KeepsEverythingForAReceiverThatIsBusyBesideAFullQueue) {
   });
   ASSERT_TRUE(bound);
   Bus sender;
-  const auto socket =
-      sender.connect_dealer("127.0.0.1:" + std::to_string(receiver.port(*bound)), [](Incoming) {});
+  const auto socket = sender.connect_dealer("127.0.0.1:" + std::to_string(receiver.port(*bound)), [](Incoming) {});
   ASSERT_TRUE(socket);
   for (int i = 0; i < kCount; ++i) ASSERT_TRUE(sender.send(*socket, message(msg::Ok{})));
   std::promise<void> turn;
@@ -127,8 +126,11 @@ TEST(Bus, AnswersGarbageWithAnErrorAndGoesOn) {
 }
 
 TEST(Bus, DropsAPeerThatSendsAFrameOverTheLimit) {
-  Echo echo("127.0.0.1:0",
-            {.max_queued_messages = 100, .max_waiting_messages = 100, .max_waiting_bytes = 1 << 20, .max_frame_bytes = 65536, .max_frames = 8});
+  Echo echo("127.0.0.1:0", {.max_queued_messages = 100,
+                            .max_waiting_messages = 100,
+                            .max_waiting_bytes = 1 << 20,
+                            .max_frame_bytes = 65536,
+                            .max_frames = 8});
   zmq::context_t context;
   zmq::socket_t stranger(context, zmq::socket_type::dealer);
   stranger.set(zmq::sockopt::linger, 0);
@@ -209,8 +211,11 @@ TEST(Bus, DropsAMessageWhoseDeadlinePassedBeforeItCouldBeSent) {
 }
 
 TEST(Bus, AnswersAMessageOfTooManyFramesWithAnError) {
-  Echo echo("127.0.0.1:0",
-            {.max_queued_messages = 100, .max_waiting_messages = 100, .max_waiting_bytes = 1 << 20, .max_frame_bytes = 65536, .max_frames = 8});
+  Echo echo("127.0.0.1:0", {.max_queued_messages = 100,
+                            .max_waiting_messages = 100,
+                            .max_waiting_bytes = 1 << 20,
+                            .max_frame_bytes = 65536,
+                            .max_frames = 8});
   zmq::context_t context;
   zmq::socket_t stranger(context, zmq::socket_type::dealer);
   stranger.set(zmq::sockopt::linger, 0);
