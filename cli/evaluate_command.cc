@@ -133,7 +133,7 @@ class Evaluation {
     const auto predictions = predictions_of(*answer, end - first);
     if (!predictions) return std::unexpected(predictions.error());
     for (const auto& prediction : *predictions) {
-      const auto decision = decide(prediction, served_.classes.size());
+      const auto decision = decide(probabilities(served_, prediction), served_.classes.size());
       if (!decision) return std::unexpected(decision.error());
       decisions_.push_back(*decision);
     }

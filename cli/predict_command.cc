@@ -82,10 +82,11 @@ Outcome<Exit> predict(const Session& session, const PredictArguments& arguments)
       std::println("prediction {}", json_text(one ? numbers->front() : prediction));
       continue;
     }
-    const auto decision = decide(prediction, served->classes.size());
+    const auto shares = probabilities(*served, prediction);
+    const auto decision = decide(shares, served->classes.size());
     if (!decision) return std::unexpected(decision.error());
     std::println("prediction {}  probability {:.4f}", printable(served->classes[decision->index]), decision->score);
-    if (prediction.get_array().size() == served->classes.size()) print_scores(*served, prediction);
+    if (shares.get_array().size() == served->classes.size()) print_scores(*served, shares);
   }
   return Exit::kOk;
 }

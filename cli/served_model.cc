@@ -1,5 +1,7 @@
 #include "cli/served_model.h"
 
+#include <algorithm>
+#include <cmath>
 #include <format>
 
 #include "cli/json_read.h"
@@ -43,7 +45,22 @@ Outcome<ServedModel> find_model(HttpClient& client, const ModelChoice& choice) {
   if (const auto& classes = field(signature, "classes"); classes.is_array()) {
     for (const auto& name : classes.get_array()) served.classes.push_back(text_of(name));
   }
+  const auto& logits = field(signature, "logits");
+  served.logits = logits.is_bool() && logits.get_bool();
   return served;
+}
+
+boost::json::value probabilities(const ServedModel& served, const boost::json::value& scores) {
+  const auto* list = scores.if_array();
+  if (!served.logits || list == nullptr || list->empty()) return scores;
+  if (list->size() == 1) return boost::json::array{1 / (1 + std::exp(-number_of(list->front())))};
+  double largest = number_of(list->front());
+  for (const auto& score : *list) largest = std::max(largest, number_of(score));
+  double sum = 0;
+  for (const auto& score : *list) sum += std::exp(number_of(score) - largest);
+  boost::json::array shares;
+  for (const auto& score : *list) shares.emplace_back(std::exp(number_of(score) - largest) / sum);
+  return shares;
 }
 
 Outcome<Decision> decide(const boost::json::value& scores, std::size_t classes) {

@@ -23,10 +23,14 @@ struct ServedModel {
   std::uint64_t version = 0;            // as the choice stands now
   std::vector<std::int64_t> row_shape;  // of the first input, without the batch
   std::vector<std::string> classes;     // empty: not a classifier
+  bool logits = false;                  // the classifier answers logits
 };
 
 // Errors: kRefused (no such model, version or label; a model without versions), kUnreachable.
 [[nodiscard]] Outcome<ServedModel> find_model(HttpClient& client, const ModelChoice& choice);
+
+// A classifier's scores of one row as probabilities: softmax, of a lone one sigmoid, where the model answers logits.
+[[nodiscard]] boost::json::value probabilities(const ServedModel& served, const boost::json::value& scores);
 
 // A classifier's answer to one row: the class of the largest score, and that score. Errors: kRefused (other numbers
 // than one a class).

@@ -18,6 +18,7 @@ struct Signature {
   inputs @0 :List(TensorSpec);
   outputs @1 :List(TensorSpec);
   classes @2 :List(Text);       # names of a classifier's outputs in order; empty: not a classifier
+  logits @3 :Bool;              # a classifier that answers logits: softmax, for a lone output sigmoid, makes them probabilities
 }
 
 struct Metric {

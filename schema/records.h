@@ -46,6 +46,7 @@ struct Signature {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
   std::vector<std::string> classes;
+  bool logits = false;
   bool operator==(const Signature&) const = default;
 };
 

@@ -49,6 +49,7 @@ void read_input_layer(const Cursor& cursor, Architecture& out) {
   ObjectReader in = object.settings();
   out.input_name = in.text("name", "input_layer");
   const std::string dtype = in.text("dtype", "float32");
+  out.input_dtype = dtype == "uint8" ? DType::kU8 : DType::kF32;
   if (dtype != "float32" && dtype != "uint8" && !cursor.report().failed()) {
     cursor.report().add(in.path_of("dtype"), Code::kUnsupported,
                         std::format("inputs are float32 (or uint8 pixels, converted); got '{}'", printable(dtype)));

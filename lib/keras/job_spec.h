@@ -115,7 +115,8 @@ struct Architecture {
   int generation = 3;                     // of Keras: 2 or 3
   std::vector<std::int64_t> input_shape;  // without the batch
   std::string input_name;
-  std::vector<Layer> layers;  // no InputLayer
+  DType input_dtype = DType::kF32;  // of what is served, kF32 or kU8; the layers see float32
+  std::vector<Layer> layers;        // no InputLayer
   [[nodiscard]] const std::vector<std::int64_t>& output_shape() const {
     return layers.empty() ? input_shape : layers.back().output_shape;
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -78,8 +79,9 @@ Result<void> each_chunk(Caller& registry, const StoredFile& file, Take take) {
   return {};
 }
 
+// Not a "later": nothing says that this machine will ever be able to.
 Error write_error(const std::filesystem::path& path) {
-  return {.code = Code::kUnavailable,
+  return {.code = Code::kInternal,
           .message = std::format("cannot write {}: {}", path.string(), std::strerror(errno)),
           .path = {}};
 }
@@ -143,6 +145,9 @@ Result<std::filesystem::path> download_to_cache(Caller& registry, const StoredFi
   if (is_whole(path, file)) return path;
   std::error_code failed;
   std::filesystem::create_directories(folder, failed);
+  if (failed) {
+    return fail(Code::kInternal, std::format("cannot make the folder {}: {}", folder.string(), failed.message()));
+  }
   const std::filesystem::path part = path.string() + "." + random_hex(64) + ".part";
   const int out = ::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (out < 0) return std::unexpected(write_error(part));
@@ -162,6 +167,19 @@ Result<std::filesystem::path> download_to_cache(Caller& registry, const StoredFi
     return std::unexpected(done.error());
   }
   return path;
+}
+
+void sweep_partial_downloads(const std::filesystem::path& folder) {
+  constexpr auto kIdle = std::chrono::minutes(10);  // a download that goes on writes more often
+  std::error_code failed;
+  const auto oldest = std::filesystem::file_time_type::clock::now() - kIdle;
+  for (std::filesystem::directory_iterator entry(folder, failed), end; !failed && entry != end;
+       entry.increment(failed)) {
+    std::error_code ignored;
+    if (entry->path().extension() != ".part") continue;
+    if (const auto written = entry->last_write_time(ignored); !ignored && written < oldest)
+      std::filesystem::remove(entry->path(), ignored);
+  }
 }
 
 }  // namespace slipway

@@ -14,7 +14,7 @@ inline constexpr std::size_t kUploadWindow = 8;  // parts sent and not yet answe
 
 // All of these wait for the registry, so they are not for the bus thread.
 // Errors: kUnavailable or kDeadlineExceeded (the registry does not answer), kDataLoss (bytes do not match their
-// digest), and what the registry says.
+// digest), kInternal (this machine cannot keep the file), and what the registry says.
 
 [[nodiscard]] Result<UploadId> open_upload(Caller& registry);
 [[nodiscard]] Result<void> upload_file(Caller& registry, const UploadId& upload, const std::string& name,
@@ -27,5 +27,8 @@ inline constexpr std::size_t kUploadWindow = 8;  // parts sent and not yet answe
 // absent under that name. Returns its path.
 [[nodiscard]] Result<std::filesystem::path> download_to_cache(Caller& registry, const StoredFile& file,
                                                               const std::filesystem::path& folder);
+
+// Removes what killed processes left half downloaded in `folder`; files that may still be written stay. For the start.
+void sweep_partial_downloads(const std::filesystem::path& folder);
 
 }  // namespace slipway

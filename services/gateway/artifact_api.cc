@@ -23,7 +23,8 @@ Task<void> send_chunks(Services& services, std::string request_id, std::shared_p
   std::uint64_t at = range.first;
   while (left > 0) {
     const Digest& digest = file->chunks[at / kChunkBytes];
-    auto answer = co_await services.registry.call(msg::GetChunk{.digest = digest}, {}, request_id, true);
+    auto answer =
+        co_await services.registry.call(msg::GetChunk{.digest = digest}, {}, services.registry.options(request_id));
     const std::uint64_t skip = at % kChunkBytes;
     if (!answer || answer->payload.size() != 1 || answer->payload[0].size() <= skip ||
         sha256(answer->payload[0].bytes()) != digest) {

@@ -1,4 +1,6 @@
 // /api/v1/datasets
+#include "lib/base/json_text.h"
+#include "lib/wire/page.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/multipart.h"
 #include "services/gateway/own_api.h"
@@ -87,13 +89,13 @@ Task<Response> put_dataset(Services& services, Call& call) {
     const bool slow = sent.error().code == Code::kDeadlineExceeded;
     co_return slow ? error_response(408, sent.error(), Dialect::kOwn, call.request) : refuse(sent.error(), call);
   }
-  auto stored = co_await services.registry.ask<msg::DatasetStored>(
+  auto stored = co_await services.registry.ask_long<msg::DatasetStored>(
       msg::CommitDataset{.upload = upload.id(), .name = call.param("name")}, call.request.id);
   if (!stored) {
     upload.abort();
     co_return refuse(stored.error(), call);
   }
-  Response response = json_response(stored->created ? 201 : 200, json::serialize(to_json(stored->dataset)));
+  Response response = json_response(stored->created ? 201 : 200, slipway::json_text(to_json(stored->dataset)));
   response.headers.emplace_back("Location", std::format("/api/v1/datasets/{}?version={}",
                                                         percent_encode(stored->dataset.name), stored->dataset.version));
   co_return response;
@@ -109,7 +111,7 @@ Task<Response> list(Services& services, Call& call, std::string name) {
       msg::ListDatasets{.name = std::move(name), .after = after->value_or(""), .limit = *limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
   json::value next = nullptr;
-  if (!versions && page->items.size() == *limit) next = json::value(page->items.back().name);
+  if (!versions && may_have_next(page->items, *limit)) next = json::value(page->items.back().name);
   json::array items;
   for (const auto& dataset : page->items) items.push_back(to_json(dataset));
   co_return json_response(200, list_json(std::move(items), std::move(next)));
@@ -127,7 +129,7 @@ Task<Response> get_dataset(Services& services, Call& call) {
   if (found->items.size() != 1)
     co_return refuse({.code = Code::kInternal, .message = "the registry answered a dataset with none", .path = {}},
                      call);
-  co_return json_response(200, json::serialize(to_json(found->items.front())));
+  co_return json_response(200, slipway::json_text(to_json(found->items.front())));
 }
 
 }  // namespace

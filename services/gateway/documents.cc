@@ -4,6 +4,7 @@
 #include <ctime>
 #include <set>
 
+#include "lib/base/json_text.h"
 #include "lib/base/sha256.h"
 #include "lib/tensor/dtype.h"
 #include "lib/tensor/shape.h"
@@ -211,7 +212,8 @@ json::object to_json(const Model& model) {
 json::object to_json(const Signature& signature) {
   return {{"inputs", specs_json(signature.inputs)},
           {"outputs", specs_json(signature.outputs)},
-          {"classes", json::array(signature.classes.begin(), signature.classes.end())}};
+          {"classes", json::array(signature.classes.begin(), signature.classes.end())},
+          {"logits", signature.logits}};
 }
 
 json::object to_json(const Version& version) {
@@ -248,7 +250,7 @@ json::object to_json(const AliasMove& move) {
 }
 
 std::string list_json(json::array items, json::value next) {
-  return json::serialize(json::object{{"items", std::move(items)}, {"next", std::move(next)}});
+  return slipway::json_text(json::object{{"items", std::move(items)}, {"next", std::move(next)}});
 }
 
 Result<json::object> parse_document(std::string_view text) {
@@ -281,9 +283,12 @@ Result<Signature> parse_signature(std::string_view text) {
         if (!name.is_string()) return fail_at("$.classes", Code::kInvalidArgument, "wanted a list of class names");
         signature.classes.emplace_back(name.get_string());
       }
+    } else if (key == "logits") {
+      if (!value.is_bool()) return fail_at("$.logits", Code::kInvalidArgument, "wanted true or false");
+      signature.logits = value.get_bool();
     } else {
       return fail_at(std::format("$.{}", std::string_view(key)), Code::kInvalidArgument,
-                     "unknown member; there are inputs, outputs and classes");
+                     "unknown member; there are inputs, outputs, classes and logits");
     }
   }
   if (signature.inputs.empty())

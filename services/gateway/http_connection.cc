@@ -34,6 +34,7 @@ HttpConnection::HttpConnection(Stream stream, ConnectionShared& shared)
 }
 
 HttpConnection::~HttpConnection() {
+  release_buffered();
   --shared_.open;
   metrics().connections.Decrement();
 }
@@ -227,6 +228,8 @@ Task<bool> HttpConnection::serve_one() {
   // A body nobody read would be taken for the next request.
   const bool unread = !parser_->is_done();
   keep = keep && !unread && !body_broken_ && !response.close && !closing_ && !shared_.draining;
+  call.body = std::string();
+  release_buffered();
   const bool sent = co_await send(response, call.request, keep);
   unwatch();
   const std::chrono::duration<double> took = Clock::now() - started;
@@ -244,7 +247,9 @@ Task<bool> HttpConnection::serve_one() {
 }
 
 Task<Response> HttpConnection::handle(Call& call, const Route& route) {
-  body_limit_ = route.body == BodyPolicy::kStream ? shared_.settings.max_upload_bytes : shared_.settings.max_body_bytes;
+  body_limit_ = route.body == BodyPolicy::kStream
+                    ? shared_.settings.max_upload_bytes
+                    : std::min(shared_.settings.max_body_bytes, shared_.settings.max_buffered_bytes);
   const auto length = parser_->content_length();
   if (length && *length > body_limit_) {
     co_return error_response(
@@ -261,6 +266,7 @@ Task<Response> HttpConnection::handle(Call& call, const Route& route) {
       co_return error_response(status, read.error(), route.dialect, call.request);
     }
   }
+  call.received = Clock::now();
   try {
     co_return co_await route.handler(call);
   } catch (const std::exception& error) {
@@ -277,9 +283,17 @@ Task<Result<void>> HttpConnection::read_whole_body(std::string& body) {
     auto part = co_await next();
     if (!part) co_return std::unexpected(part.error());
     if (part->empty()) co_return Result<void>();
+    if (shared_.buffered_bytes.fetch_add(part->size()) + part->size() > shared_.settings.max_buffered_bytes) {
+      shared_.buffered_bytes -= part->size();
+      co_return fail(Code::kOverloaded, std::format("the bodies of all requests in memory would be over {} bytes",
+                                                    shared_.settings.max_buffered_bytes));
+    }
+    buffered_bytes_ += part->size();
     body.append(reinterpret_cast<const char*>(part->data()), part->size());
   }
 }
+
+void HttpConnection::release_buffered() { shared_.buffered_bytes -= std::exchange(buffered_bytes_, 0); }
 
 Task<Result<std::span<const std::byte>>> HttpConnection::next() {
   auto part = co_await read_part();

@@ -27,6 +27,7 @@ struct ConnectionShared {
   const RouteTable& routes;
   std::atomic<bool> draining{false};
   std::atomic<int> open{0};
+  std::atomic<std::uint64_t> buffered_bytes{0};  // bodies in memory, of all connections
 };
 
 // Life: kept by its own coroutine until the connection closes. Threads: the thread of its io_context.
@@ -44,8 +45,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   // Answers 503 and closes: over the connection cap.
   Task<void> refuse();
 
-  // While waiting for a next request: closes now. In a request, or before the first one, which may be on its way: closes
-  // after its answer.
+  // While waiting for a next request: closes now. In a request, or before the first one, which may be on its way:
+  // closes after its answer.
   void drain();
 
   // Closes whatever is going on.
@@ -58,6 +59,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   Task<bool> serve_one();
   Task<Result<bool>> read_header();
   Task<Result<void>> read_whole_body(std::string& body);
+  void release_buffered();
   Task<Response> handle(Call& call, const Route& route);
   Task<bool> send(Response& response, const Request& request, bool keep);
   Task<bool> write_all(std::string_view bytes);
@@ -82,6 +84,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::size_t header_fields_ = 0;  // trailers would add to them
   std::uint64_t body_limit_ = 0;
   std::uint64_t body_bytes_ = 0;
+  std::uint64_t buffered_bytes_ = 0;  // this connection's part of the shared count
   bool expects_continue_ = false;
   bool body_broken_ = false;
   std::chrono::nanoseconds body_allowance_{0};  // time that reading the body may still take

@@ -1,6 +1,7 @@
 // A request as handlers see it and the answer they give, free of any HTTP library.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -97,6 +98,7 @@ struct Call {
   std::string body;              // complete, for routes that take it in memory
   BodyReader* reader = nullptr;  // for routes that stream
   ClientWatch* client = nullptr;
+  std::chrono::steady_clock::time_point received = std::chrono::steady_clock::now();  // with its body, if in memory
 
   // The value of a parameter that the route's pattern has.
   [[nodiscard]] const std::string& param(std::string_view name) const;

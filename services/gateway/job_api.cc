@@ -1,6 +1,8 @@
 // /api/v1/jobs, but for the event streams.
+#include "lib/base/json_text.h"
 #include "lib/base/random_id.h"
 #include "lib/keras/job_spec.h"
+#include "lib/wire/page.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/own_api.h"
 #include "services/gateway/problem.h"
@@ -17,7 +19,7 @@ Response one_job(Services& services, Result<msg::Jobs> answer, const Call& call,
   const Job& job = answer->items.front();
   // Whoever sees a version here may ask for it at once.
   services.cache.note_version(job.model, job.version);
-  Response response = json_response(status, json::serialize(to_json(job, true)));
+  Response response = json_response(status, slipway::json_text(to_json(job, true)));
   if (status == 202) response.headers.emplace_back("Location", "/api/v1/jobs/" + percent_encode(job.id.text()));
   return response;
 }
@@ -76,7 +78,7 @@ Task<Response> list_jobs(Services& services, Call& call) {
       msg::ListJobs{.before = JobId(before->value_or("")), .limit = *limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
   json::value next = nullptr;
-  if (page->items.size() == *limit) next = json::value(page->items.back().id.text());
+  if (may_have_next(page->items, *limit)) next = json::value(page->items.back().id.text());
   json::array items;
   for (const auto& job : page->items) items.push_back(to_json(job, false));
   co_return json_response(200, list_json(std::move(items), std::move(next)));

@@ -13,12 +13,17 @@ void JobDispatcher::wake(TimePoint now, Actions& out) {
   if (!peer) return;
   asked_ = now;
   workers_.take(*peer, 0);
-  out.push_back(Claim{.peer = *peer, .worker = workers_.find(*peer)->id});
-  claiming_ = std::move(peer);
+  claiming_ = Claiming{.number = next_claim_++, .peer = *peer, .until = now + kClaimWithin};
+  out.push_back(Claim{.number = claiming_->number, .worker = workers_.find(*peer)->id});
 }
 
-void JobDispatcher::on_claimed(const Peer& peer, std::optional<msg::RunJob> run, TimePoint now, Actions& out) {
-  if (claiming_ == peer) claiming_.reset();
+void JobDispatcher::on_claimed(std::uint64_t number, std::optional<msg::RunJob> run, TimePoint now, Actions& out) {
+  if (!claiming_ || claiming_->number != number) {
+    if (run) out.push_back(give_back(run->lease, "the registry's answer to the claim came late"));
+    return;
+  }
+  const Peer peer = std::move(claiming_->peer);
+  claiming_.reset();
   if (!run) {
     workers_.give_back(peer, 0);
     return;
@@ -79,6 +84,10 @@ void JobDispatcher::on_tick(TimePoint now, Actions& out) {
     workers_.give_back(at->second.peer, 0);
     workers_.use_up(at->second.peer);
     at = offers_.erase(at);
+  }
+  if (claiming_ && now >= claiming_->until) {
+    workers_.give_back(claiming_->peer, 0);
+    claiming_.reset();
   }
   if (now - asked_ >= kAskEvery) wake(now, out);
 }

@@ -16,7 +16,7 @@ namespace slipway::gateway {
 
 // What the dispatcher wants done.
 struct Claim {  // ask the registry for a job for this trainer, answer with on_claimed()
-  Peer peer;
+  std::uint64_t number;
   WorkerId worker;
 };
 struct HandOver {  // send it to the trainer; answered with on_accepted() or on_refused()
@@ -36,14 +36,16 @@ class JobDispatcher {
   using Actions = std::vector<DispatchAction>;
   static constexpr std::chrono::milliseconds kAskEvery{1000};  // without an event: one may have been missed
   static constexpr std::chrono::milliseconds kAcceptWithin{5000};
+  static constexpr std::chrono::milliseconds kClaimWithin{5000};  // then the trainer is free for another claim
 
   explicit JobDispatcher(WorkerTable& workers) : workers_(workers) {}
 
   // A job is queued, or a trainer may have credit: look now.
   void wake(TimePoint now, Actions& out);
 
-  // The registry's answer to a claim: a job, none (`run` is nullopt), or no answer at all (likewise).
-  void on_claimed(const Peer& peer, std::optional<msg::RunJob> run, TimePoint now, Actions& out);
+  // The registry's answer to a claim: a job, none (`run` is nullopt), or no answer at all (likewise). A job that comes
+  // after kClaimWithin is given back.
+  void on_claimed(std::uint64_t number, std::optional<msg::RunJob> run, TimePoint now, Actions& out);
 
   // The trainer has taken it.
   void on_accepted(const Peer& peer, std::uint64_t attempt, TimePoint now, Actions& out);
@@ -58,6 +60,11 @@ class JobDispatcher {
   void stop() { stopped_ = true; }
 
  private:
+  struct Claiming {
+    std::uint64_t number;
+    Peer peer;
+    TimePoint until{};
+  };
   struct Offer {
     Peer peer;
     Lease lease;
@@ -66,8 +73,9 @@ class JobDispatcher {
   static DispatchAction give_back(const Lease& lease, const std::string& why);
 
   WorkerTable& workers_;
-  std::optional<Peer> claiming_;  // one claim at a time keeps the order of the queue
+  std::optional<Claiming> claiming_;  // one claim at a time keeps the order of the queue
   std::map<std::uint64_t, Offer> offers_;
+  std::uint64_t next_claim_ = 1;
   std::uint64_t next_attempt_ = 1ULL << 62;  // apart from the inference router's numbers
   TimePoint asked_{};
   bool stopped_ = false;

@@ -1,4 +1,6 @@
 // /api/v1/jobs/{id}/events: a job's history and then its future as server-sent events.
+#include "lib/base/json_text.h"
+#include "lib/wire/page.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/metrics.h"
 #include "services/gateway/own_api.h"
@@ -18,7 +20,7 @@ bool final_state(JobState state) {
 }
 
 std::string sse(const JobEvent& event) {
-  return std::format("id: {}\nevent: {}\ndata: {}\n\n", event.id, event.kind, json::serialize(to_json(event)));
+  return std::format("id: {}\nevent: {}\ndata: {}\n\n", event.id, event.kind, slipway::json_text(to_json(event)));
 }
 
 struct Gauge {
@@ -60,7 +62,7 @@ Task<void> stream_events(Services& services, Call& call, BodyWriter& writer, std
       if (!co_await writer.write(text)) co_return;
       written = Clock::now();
     }
-    if (page && page->items.size() == kPage) continue;
+    if (page && may_have_next(page->items, kPage)) continue;
     if (ended) break;
     if (page && text.empty()) {
       // Resumed behind the final event: nothing more will come.

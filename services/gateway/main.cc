@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   options.add("registry", settings.registry, "Registry's port for calls, host:port");
   options.add("registry-events", settings.registry_events, "Registry's port for events, host:port");
   options.add("max-body-bytes", settings.max_body_bytes, "Largest JSON body");
+  options.add("max-buffered-bytes", settings.max_buffered_bytes, "JSON bodies in memory at once, in all, before 503");
   options.add("max-upload-bytes", settings.max_upload_bytes, "Largest streamed upload");
   options.add("http-threads", settings.http_threads, "Threads that serve HTTP; 0: one per core, at most 4")
       ->check(CLI::Range(0, 256));
@@ -46,6 +47,8 @@ int main(int argc, char** argv) {
   options
       .add("max-queued-requests", settings.max_queued_requests, "Predictions that wait for an inferencer before 503")
       ->check(CLI::NonNegativeNumber);
+  options.add("nonfinite-inputs", settings.nonfinite_inputs,
+              "Take NaN and Infinity as bare tokens in /v1 and /v2, as TensorFlow Serving and Triton do");
   options.add("drain-seconds", settings.drain_seconds, "Time to finish open requests at SIGTERM")
       ->check(CLI::NonNegativeNumber);
   options.add("drain-grace-ms", settings.drain_grace_ms, "Time to go on accepting at SIGTERM, once not ready")
@@ -99,9 +102,14 @@ int main(int argc, char** argv) {
   const bool finished =
       (*http)->drain(std::chrono::milliseconds(static_cast<std::int64_t>(settings.drain_seconds * 1000)));
   if (!finished) spdlog::warn("requests cut off after drain_seconds={}", settings.drain_seconds);
+  // Every wait for an answer ends here, while the threads that resume it run; what was cut off is told so. Parts of an
+  // upload whose client has gone may be under way even when all requests have finished.
+  caller.close();
+  workers.close();
+  if (!finished) (*http)->drain(std::chrono::seconds(1));
   http->reset();
   health->reset();
-  bus.stop(std::chrono::milliseconds(200));  // cancels and given-back jobs still go out
+  bus.stop(std::chrono::milliseconds(200));  // cancels still go out
   spdlog::info("stopped");
   return 0;
 }

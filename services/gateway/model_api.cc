@@ -1,4 +1,6 @@
 // /api/v1/models: models, versions, aliases.
+#include "lib/base/json_text.h"
+#include "lib/wire/page.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/own_api.h"
 #include "services/gateway/predictor.h"
@@ -24,7 +26,7 @@ Task<Response> list_models(Services& services, Call& call) {
       msg::ListModels{.after = after->value_or(""), .limit = *limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
   json::value next = nullptr;
-  if (page->items.size() == *limit) next = json::value(page->items.back().name);
+  if (may_have_next(page->items, *limit)) next = json::value(page->items.back().name);
   json::array items;
   for (const auto& model : page->items) items.push_back(to_json(model));
   co_return json_response(200, list_json(std::move(items), std::move(next)));
@@ -34,7 +36,7 @@ Response one_model(Result<msg::Models> answer, const Call& call) {
   if (!answer) return refuse(answer.error(), call);
   if (answer->items.size() != 1)
     return refuse({.code = Code::kInternal, .message = "the registry answered a model with none", .path = {}}, call);
-  return json_response(200, json::serialize(to_json(answer->items.front())));
+  return json_response(200, slipway::json_text(to_json(answer->items.front())));
 }
 
 Task<Response> get_model(Services& services, Call& call) {
@@ -51,7 +53,7 @@ Task<Response> list_versions(Services& services, Call& call) {
       msg::ListVersions{.model = call.param("model"), .after = after->value_or(0), .limit = *limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
   json::value next = nullptr;
-  if (page->items.size() == *limit) next = json::value(page->items.back().number);
+  if (may_have_next(page->items, *limit)) next = json::value(page->items.back().number);
   json::array items;
   for (const auto& version : page->items) items.push_back(to_json(version));
   co_return json_response(200, list_json(std::move(items), std::move(next)));
@@ -64,7 +66,7 @@ Task<Response> get_version(Services& services, Call& call) {
   if (!choice) co_return refuse(choice.error(), call);
   auto version = co_await services.cache.resolve(call.param("model"), std::move(*choice), call.request.id);
   if (!version) co_return refuse(version.error(), call);
-  co_return json_response(200, json::serialize(to_json(**version)));
+  co_return json_response(200, slipway::json_text(to_json(**version)));
 }
 
 Result<msg::MoveAlias> read_move(const Call& call, bool remove) {

@@ -11,8 +11,8 @@ namespace {
 
 class BodyParser {
  public:
-  BodyParser(std::string_view body, const Version& version)
-      : json_(body, true), version_(version), inputs_(version.signature.inputs.size()) {}
+  BodyParser(std::string_view body, const Version& version, bool nonfinite)
+      : json_(body, nonfinite), version_(version), inputs_(version.signature.inputs.size()) {}
 
   Result<OipRequest> parse() {
     auto read = json_.object([this](const std::string& key) -> Result<void> {
@@ -293,7 +293,7 @@ Task<Response> answer_infer(Services& services, Call& call) {
                                    .path = {}},
                              Dialect::kOpenInference, call.request);
   }
-  auto request = read_oip_request(call.body, **version);
+  auto request = read_oip_request(call.body, **version, services.settings.nonfinite_inputs);
   if (!request) co_return error_response(request.error(), Dialect::kOpenInference, call.request);
   auto outputs = co_await predict(services, call, *version, std::move(request->inputs));
   if (!outputs) co_return error_response(outputs.error(), Dialect::kOpenInference, call.request);
@@ -302,8 +302,8 @@ Task<Response> answer_infer(Services& services, Call& call) {
 
 }  // namespace
 
-Result<OipRequest> read_oip_request(std::string_view body, const Version& version) {
-  return BodyParser(body, version).parse();
+Result<OipRequest> read_oip_request(std::string_view body, const Version& version, bool nonfinite) {
+  return BodyParser(body, version, nonfinite).parse();
 }
 
 std::string write_oip_answer(const Version& version, const OipRequest& request, const std::vector<Tensor>& outputs) {

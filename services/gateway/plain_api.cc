@@ -1,12 +1,26 @@
 #include "services/gateway/plain_api.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "services/gateway/predictor.h"
 #include "services/gateway/problem.h"
 
 namespace slipway::gateway {
 namespace {
+
+// Softmax; of a lone logit the sigmoid.
+void to_probabilities(std::vector<double>& logits) {
+  if (logits.size() == 1) {
+    logits[0] = 1 / (1 + std::exp(-logits[0]));
+    return;
+  }
+  const double largest = *std::ranges::max_element(logits);
+  double sum = 0;
+  for (double& logit : logits) sum += logit = std::exp(logit - largest);
+  for (double& logit : logits) logit /= sum;
+}
 
 Task<Result<std::string>> only_model(Services& services, std::string request_id) {
   auto names = co_await services.cache.model_names(std::move(request_id));
@@ -179,17 +193,14 @@ Result<std::string> write_plain_answer(const Version& version, const Tensor& out
       }
     }
     if (!classes.empty()) {
-      std::size_t best = 0;
-      double probability = item_as_double(output.spec.dtype, items);
+      std::vector<double> scores(width);
+      for (std::size_t i = 0; i < width; ++i) scores[i] = item_as_double(output.spec.dtype, items + i * size);
+      if (version.signature.logits) to_probabilities(scores);
+      std::size_t best = static_cast<std::size_t>(std::ranges::max_element(scores) - scores.begin());
+      double probability = scores[best];
       if (one_output) {
         best = probability >= 0.5 ? 1 : 0;
         probability = best == 1 ? probability : 1 - probability;
-      }
-      for (std::size_t i = 1; i < width; ++i) {
-        const double other = item_as_double(output.spec.dtype, items + i * size);
-        if (other <= probability) continue;
-        best = i;
-        probability = other;
       }
       body += std::format(R"({{"prediction":{},"probability":"{:.4f}"}})", json_quoted(classes[best]), probability);
       continue;

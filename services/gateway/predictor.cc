@@ -110,7 +110,7 @@ Task<Result<std::vector<Tensor>>> predict(Services& services, Call& call, Versio
                                .payload = {},
                                .loaded = msg::VersionKey{.model = version->model, .version = version->number},
                                .rows = 1,
-                               .deadline = std::chrono::steady_clock::now() + *timeout,
+                               .deadline = call.received + *timeout,
                                .request_id = call.request.id};
   if (!inputs.empty() && !inputs.front().spec.shape.empty()) question.rows = inputs.front().spec.shape.front();
   msg::Infer infer{.model = version->model, .version = version->number, .inputs = {}};

@@ -13,8 +13,8 @@ namespace slipway::gateway {
 // "3" is version 3, anything else an alias, nothing the latest. Errors: kInvalidArgument (a number that is no version).
 [[nodiscard]] Result<VersionChoice> version_choice(std::string_view text);
 
-// One example given as `given`, in the signature's `row` with its free dimensions, if it has any, as `given` has them: an
-// example may come flat, and without or with trailing axes of size 1. nullopt: it does not fit.
+// One example given as `given`, in the signature's `row` with its free dimensions, if it has any, as `given` has them:
+// an example may come flat, and without or with trailing axes of size 1. nullopt: it does not fit.
 [[nodiscard]] std::optional<Shape> as_row(const Shape& given, const Shape& row);
 
 // The same for every row of batched inputs; what does not fit stays as it came, for check_inputs to refuse.

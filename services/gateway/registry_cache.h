@@ -24,13 +24,16 @@ using VersionChoice = std::variant<Latest, std::uint64_t, AliasName>;
 using VersionRef = std::shared_ptr<const Version>;
 using ModelRef = std::shared_ptr<const Model>;
 
-// A head is used for `kFresh` and dropped at once when a Changed event names it or events are found missing; when the
-// registry does not answer, the last known head goes on being served. Threads: any; the lock is never held over a wait.
+// A head is fresh for `kFresh`; an older one is served while the registry is asked for a newer one, once at a time.
+// When a Changed event names it or events are found missing, requests wait for the newer one, but at most `kStaleWait`:
+// when the registry does not answer, the last known head goes on being served. Threads: any; the lock is never held
+// over a wait.
 class RegistryCache {
  public:
   static constexpr std::chrono::milliseconds kFresh{2000};
+  static constexpr std::chrono::milliseconds kStaleWait{300};
 
-  explicit RegistryCache(RegistryClient& registry) : registry_(registry) {}
+  explicit RegistryCache(RegistryClient& registry, std::chrono::milliseconds fresh = kFresh);
 
   // Errors: kNotFound (model, version or alias), kUnavailable.
   Task<Result<VersionRef>> resolve(std::string model, VersionChoice choice, std::string request_id);
@@ -51,25 +54,23 @@ class RegistryCache {
 
  private:
   using Clock = std::chrono::steady_clock;
-  struct Head {
-    ModelRef model;
-    Clock::time_point fetched{};
-    bool stale = false;
-  };
+  struct Refresh;
+  struct Heads;
   struct Names {
     std::shared_ptr<const std::vector<std::string>> names;
     Clock::time_point fetched{};
   };
   static constexpr std::size_t kMostVersions = 10'000;
-  static constexpr std::size_t kMostHeads = 10'000;
+
+  void ask(const std::string& name, std::shared_ptr<Refresh> refresh, std::string request_id);
 
   RegistryClient& registry_;
+  const std::chrono::milliseconds fresh_;
+  const std::shared_ptr<Heads> heads_;  // shared with answers under way
   std::mutex mutex_;
-  std::map<std::string, Head, std::less<>> heads_;
   std::map<std::pair<std::string, std::uint64_t>, VersionRef> versions_;
   std::optional<Names> names_;
   std::uint64_t revision_ = 0;
-  std::uint64_t changes_ = 0;  // grows with every invalidation: an answer asked for before one is not kept as fresh
 };
 
 }  // namespace slipway::gateway

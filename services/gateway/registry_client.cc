@@ -2,15 +2,11 @@
 
 namespace slipway::gateway {
 
-Task<Result<Message>> RegistryClient::call(msg::Body question, std::vector<Frame> payload, std::string request_id,
-                                           bool repeatable) {
+Task<Result<Message>> RegistryClient::call(msg::Body question, std::vector<Frame> payload, Caller::Options options) {
   auto answer =
       co_await await_value<Result<Message>>([this, question = std::move(question), payload = std::move(payload),
-                                             request_id = std::move(request_id), repeatable](auto done) mutable {
-        caller_.call(std::move(question), std::move(payload),
-                     {.deadline = deadline_,
-                      .repeat_after = std::chrono::milliseconds(repeatable ? 2000 : 0),
-                      .request_id = std::move(request_id)},
+                                             options = std::move(options)](auto done) mutable {
+        caller_.call(std::move(question), std::move(payload), std::move(options),
                      [done](Result<Message> message) mutable { done(std::move(message)); });
       });
   // To a client of ours the registry is a part of the service: its silence is an outage, not the client's deadline.

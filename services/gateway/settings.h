@@ -12,9 +12,10 @@ struct Settings {
   int bus_port = 7070;
   std::string registry = "127.0.0.1:7071";
   std::string registry_events = "127.0.0.1:7072";
-  std::uint64_t max_body_bytes = 64ULL << 20;    // JSON bodies, held in memory
-  std::uint64_t max_upload_bytes = 64ULL << 30;  // streamed bodies
-  int http_threads = 0;                          // 0: one per core, at most 4
+  std::uint64_t max_body_bytes = 64ULL << 20;     // JSON bodies, held in memory
+  std::uint64_t max_buffered_bytes = 1ULL << 30;  // all of those at once
+  std::uint64_t max_upload_bytes = 64ULL << 30;   // streamed bodies
+  int http_threads = 0;                           // 0: one per core, at most 4
   int max_connections = 4096;
   std::int64_t header_timeout_ms = 10'000;  // from the first byte of a request to the end of its header
   std::int64_t idle_timeout_ms = 60'000;    // between two requests of a connection
@@ -23,6 +24,7 @@ struct Settings {
   std::int64_t predict_deadline_ms = 30'000;
   std::int64_t registry_deadline_ms = 10'000;
   std::int64_t max_queued_requests = 1024;  // predictions waiting for an inferencer's credit
+  bool nonfinite_inputs = false;            // take NaN and Infinity as bare tokens, as TensorFlow Serving and Triton do
   double drain_seconds = 20;
   std::int64_t drain_grace_ms = 0;  // still accepting after readiness went false
   [[nodiscard]] std::chrono::milliseconds header_timeout() const {

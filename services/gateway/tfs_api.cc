@@ -12,7 +12,8 @@ constexpr std::uint64_t kMostListed = 1000;
 
 class BodyParser {
  public:
-  BodyParser(std::string_view body, const Version& version) : json_(body, true), version_(version) {
+  BodyParser(std::string_view body, const Version& version, bool nonfinite)
+      : json_(body, nonfinite), version_(version) {
     for (const auto& input : version.signature.inputs) {
       builders_.emplace_back(input.dtype);
       seen_.push_back(false);
@@ -130,21 +131,13 @@ Result<VersionChoice> choice_of(const Call& call) {
 Task<Result<VersionRef>> resolve(Services& services, Call& call) {
   auto choice = choice_of(call);
   if (!choice) co_return std::unexpected(choice.error());
-  const bool label = std::holds_alternative<AliasName>(*choice);
-  const std::string model = call.param("model");
-  auto version = co_await services.cache.resolve(model, std::move(*choice), call.request.id);
-  if (!version && label && version.error().code == Code::kNotFound) {
-    // TensorFlow Serving calls an unknown label of a known model a bad argument.
-    auto head = co_await services.cache.model(model, call.request.id);
-    if (head) version.error().code = Code::kInvalidArgument;
-  }
-  co_return version;
+  co_return co_await services.cache.resolve(call.param("model"), std::move(*choice), call.request.id);
 }
 
 Task<Response> answer_predict(Services& services, Call& call) {
   auto version = co_await resolve(services, call);
   if (!version) co_return error_response(version.error(), Dialect::kTensorFlow, call.request);
-  auto request = read_tfs_request(call.body, **version);
+  auto request = read_tfs_request(call.body, **version, services.settings.nonfinite_inputs);
   if (!request) co_return error_response(request.error(), Dialect::kTensorFlow, call.request);
   auto outputs = co_await predict(services, call, *version, std::move(request->inputs));
   if (!outputs) co_return error_response(outputs.error(), Dialect::kTensorFlow, call.request);
@@ -219,8 +212,8 @@ Task<Response> answer_models(Services& services, Call& call) {
 
 }  // namespace
 
-Result<TfsRequest> read_tfs_request(std::string_view body, const Version& version) {
-  return BodyParser(body, version).parse();
+Result<TfsRequest> read_tfs_request(std::string_view body, const Version& version, bool nonfinite) {
+  return BodyParser(body, version, nonfinite).parse();
 }
 
 Result<std::string> write_tfs_answer(const std::vector<Tensor>& outputs, bool rows) {

@@ -15,7 +15,8 @@ struct TfsRequest {
   bool rows = true;            // "instances", else "inputs"
 };
 // Errors: kInvalidArgument, kTooLarge.
-[[nodiscard]] Result<TfsRequest> read_tfs_request(std::string_view body, const Version& version);
+[[nodiscard]] Result<TfsRequest> read_tfs_request(std::string_view body, const Version& version,
+                                                  bool nonfinite = false);
 
 // The answer's body. Errors: kInternal (row format, but an output that is not by rows).
 [[nodiscard]] Result<std::string> write_tfs_answer(const std::vector<Tensor>& outputs, bool rows);

@@ -2,6 +2,7 @@
 // vouches.
 #include <optional>
 
+#include "lib/base/json_text.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/multipart.h"
 #include "services/gateway/own_api.h"
@@ -94,11 +95,12 @@ Task<Result<Version>> take_version(Services& services, Call& call, RegistryUploa
     co_return fail(Code::kInternal, std::format("the registry stored {} files of 1", files->size()));
   auto completed = co_await inspect(services, call, std::move(files->front()), std::move(*signature));
   if (!completed) co_return std::unexpected(completed.error());
-  auto committed = co_await services.registry.ask<msg::Versions>(msg::CommitVersion{.upload = upload.id(),
-                                                                                    .model = call.param("model"),
-                                                                                    .signature = std::move(*completed),
-                                                                                    .actor = "anonymous"},
-                                                                 call.request.id);
+  auto committed =
+      co_await services.registry.ask_long<msg::Versions>(msg::CommitVersion{.upload = upload.id(),
+                                                                            .model = call.param("model"),
+                                                                            .signature = std::move(*completed),
+                                                                            .actor = "anonymous"},
+                                                         call.request.id);
   if (!committed) co_return std::unexpected(committed.error());
   if (committed->items.size() != 1) co_return fail(Code::kInternal, "the registry answered a version with none");
   co_return std::move(committed->items.front());
@@ -114,7 +116,7 @@ Task<Response> post_version(Services& services, Call& call) {
     co_return error_response(version.error(), Dialect::kOwn, call.request);
   }
   services.cache.forget(version->model);
-  Response response = json_response(201, json::serialize(to_json(*version)));
+  Response response = json_response(201, slipway::json_text(to_json(*version)));
   response.headers.emplace_back(
       "Location", std::format("/api/v1/models/{}/versions/{}", percent_encode(version->model), version->number));
   co_return response;

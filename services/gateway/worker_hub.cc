@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <atomic>
+#include <future>
 #include <unordered_map>
 
 #include "lib/base/log.h"
@@ -18,6 +19,9 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kProbeEvery = std::chrono::seconds(1);
 constexpr auto kSilentAfter = std::chrono::seconds(5);
 constexpr auto kKnockEvery = std::chrono::milliseconds(250);
+// Longer than the dispatcher waits: a job that comes later is leased all the same, and must be given back.
+constexpr auto kClaimHeard = std::chrono::seconds(30);
+static_assert(kClaimHeard > JobDispatcher::kClaimWithin);
 
 }  // namespace
 
@@ -72,6 +76,12 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     answer(std::move(result));
   }
 
+  void close() {
+    closed = true;
+    auto asked = std::exchange(open, {});
+    for (auto& [id, request] : asked) request.answer(fail(Code::kUnavailable, "this gateway is stopping"));
+  }
+
   // Index loop: what an action does may add more.
   void run(InferenceRouter::Actions actions) {
     for (std::size_t i = 0; i < actions.size(); ++i) {
@@ -106,8 +116,8 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     for (std::size_t i = 0; i < actions.size(); ++i) {
       if (const auto* claim = std::get_if<Claim>(&actions[i])) {
         registry.call(msg::ClaimJob{.worker = claim->worker}, {},
-                      {.deadline = std::chrono::seconds(5), .repeat_after = {}, .request_id = {}},
-                      [weak = weak_from_this(), peer = claim->peer](Result<Message> answer) {
+                      {.deadline = kClaimHeard, .repeat_after = {}, .request_id = {}},
+                      [weak = weak_from_this(), number = claim->number](Result<Message> answer) {
                         const auto self = weak.lock();
                         if (!self) return;
                         if (!answer && answer.error().code != Code::kNotFound) {
@@ -116,7 +126,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
                         }
                         auto run = Caller::as<msg::RunJob>(std::move(answer));
                         JobDispatcher::Actions more;
-                        self->dispatcher.on_claimed(peer, run ? std::optional(std::move(*run)) : std::nullopt,
+                        self->dispatcher.on_claimed(number, run ? std::optional(std::move(*run)) : std::nullopt,
                                                     Clock::now(), more);
                         self->run(std::move(more));
                       });
@@ -287,11 +297,16 @@ WorkerHub::WorkerHub(Bus& bus, Caller& registry, RegistryCache& cache, EventHub&
     : state_(std::make_shared<State>(bus, registry, cache, events, settings, std::move(release))) {}
 
 WorkerHub::~WorkerHub() {
-  state_->bus.post([state = state_] {
-    state->closed = true;
-    auto open = std::exchange(state->open, {});
-    for (auto& [id, request] : open) request.answer(fail(Code::kUnavailable, "this gateway is stopping"));
+  state_->bus.post([state = state_] { state->close(); });
+}
+
+void WorkerHub::close() {
+  const auto closed = std::make_shared<std::promise<void>>();
+  state_->bus.post([state = state_, closed] {
+    state->close();
+    closed->set_value();
   });
+  closed->get_future().wait();
 }
 
 Result<void> WorkerHub::start(const std::string& address) {

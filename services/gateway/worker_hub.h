@@ -49,6 +49,10 @@ class WorkerHub {
   // Claims no more jobs.
   void stop_dispatch();
 
+  // Answers every open question, and every later one, with kUnavailable; returns once that has happened, and with it
+  // everything that was posted to the bus before. Idempotent; not on the bus thread.
+  void close();
+
   // Whether the registry has given a sign of life lately; for readiness.
   [[nodiscard]] bool registry_reachable() const;
   [[nodiscard]] int inferencers() const;

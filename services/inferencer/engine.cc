@@ -39,6 +39,7 @@ struct Piece {
   CheckedInputs inputs;
   std::size_t bytes = 0;
   Clock::time_point since;
+  std::optional<Clock::time_point> deadline;
 };
 
 // An answer ready to be given, outside the lock.
@@ -222,6 +223,12 @@ void Engine::State::run(Chosen& chosen, Scratch& scratch, std::vector<Result<Ans
     parts.push_back({.specs = piece.inputs.specs, .inputs = piece.inputs.frames, .rows = piece.inputs.rows});
     metrics().queue_wait.Observe(std::chrono::duration<double>(begun - piece.since).count());
   }
+  auto latest = begun;
+  for (const Piece& piece : chosen.pieces) latest = std::max(latest, piece.deadline.value_or(begun));
+  const auto guard = Watchdog::watch(options.watchdog, {.key = chosen.key,
+                                                        .digest = chosen.version->digest,
+                                                        .uploaded = chosen.version->uploaded,
+                                                        .until = latest + options.stuck_after});
   metrics().released(chosen.batch.reason).Increment();
   metrics().batch_rows.Observe(static_cast<double>(chosen.batch.rows));
 
@@ -382,7 +389,8 @@ void Engine::submit(const msg::VersionKey& key, CheckedInputs inputs, Asker aske
                     .index = i,
                     .inputs = count == 1 ? std::move(inputs) : slice(inputs, from, part_rows),
                     .bytes = 0,
-                    .since = now};
+                    .since = now,
+                    .deadline = deadline};
         for (const Frame& frame : piece.inputs.frames) piece.bytes += frame.size();
         const RequestId id{state_->next_id++};
         if (auto queued = lane.batcher.add(id, part_rows, group, now, deadline); !queued) {

@@ -14,6 +14,7 @@
 #include "services/inferencer/batcher.h"
 #include "services/inferencer/loaded_version.h"
 #include "services/inferencer/signature_check.h"
+#include "services/inferencer/watchdog.h"
 
 namespace slipway::inferencer {
 
@@ -42,6 +43,9 @@ class Engine {
     int instances = 1;  // compute threads
     BatchLimits limits;
     std::size_t max_queued_bytes = 1 << 30;  // inputs waiting, over all versions
+    // A batch that runs this long after its begin and its latest deadline is stuck, as `watchdog` then says.
+    std::chrono::milliseconds stuck_after{30'000};
+    Watchdog* watchdog = nullptr;  // must outlive the engine
   };
   using TimePoint = Batcher::TimePoint;
   using Done = std::function<void(Result<Answer>)>;

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -100,13 +101,16 @@ bool write_all(int fd, std::span<const std::byte> bytes) {
 }
 
 // Until the other side closes; false: the time was up, or too much came.
-bool read_all(int fd, std::vector<std::byte>& bytes, std::optional<Clock::time_point> until) {
+bool read_all(int fd, std::vector<std::byte>& bytes, std::optional<Clock::time_point> until,
+              const std::stop_token& stop = {}) {
+  constexpr std::int64_t kLook = 100;  // ms between looks at `stop`
   std::array<std::byte, 65536> part;
   while (true) {
     if (until) {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Clock::now()).count();
       pollfd wait{.fd = fd, .events = POLLIN, .revents = 0};
-      if (left <= 0 || (poll(&wait, 1, static_cast<int>(left)) == 0)) return false;
+      if (left <= 0 || stop.stop_requested()) return false;
+      if (poll(&wait, 1, static_cast<int>(std::min(left, kLook))) <= 0) continue;
     }
     const auto n = ::read(fd, part.data(), part.size());
     if (n < 0 && errno == EINTR) continue;
@@ -135,7 +139,8 @@ Result<Signature> inspect_file(const std::filesystem::path& file, const Signatur
 }
 
 Result<Signature> inspect_in_child(const std::filesystem::path& program, const std::filesystem::path& file,
-                                   const Signature& signature, const InspectLimits& limits) {
+                                   const Signature& signature, const InspectLimits& limits,
+                                   const std::stop_token& stop) {
   const auto broken = [](std::string_view what) {
     return fail(Code::kInternal, std::format("the inspection cannot be started: {}: {}", what, std::strerror(errno)));
   };
@@ -180,12 +185,13 @@ Result<Signature> inspect_in_child(const std::filesystem::path& program, const s
   static_cast<void>(write_all(question_write.get(), question.bytes()));
   question_write.close();
   std::vector<std::byte> answer;
-  const bool in_time = read_all(answer_read.get(), answer, until);
+  const bool in_time = read_all(answer_read.get(), answer, until, stop);
   kill(child, SIGKILL);  // whatever it still does is of no use; without effect when it has ended
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
 
+  if (!in_time && stop.stop_requested()) return fail(Code::kUnavailable, "the inferencer is stopping");
   if (!in_time)
     return fail(Code::kInvalidArgument,
                 std::format("the TorchScript file is refused: it did not load and run within {}", limits.time));

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <stop_token>
 
 #include "lib/base/error.h"
 #include "schema/records.h"
@@ -20,10 +21,11 @@ struct InspectLimits {
 [[nodiscard]] Result<Signature> inspect_file(const std::filesystem::path& file, const Signature& signature);
 
 // The same in a child process, `program inspect-file PATH`. Errors: as above; kInvalidArgument also when the child
-// crashed or ran out of time or memory; kInternal (it could not be started).
+// crashed or ran out of time or memory; kInternal (it could not be started); kUnavailable (`stop` was asked for, which
+// ends the child).
 [[nodiscard]] Result<Signature> inspect_in_child(const std::filesystem::path& program,
                                                  const std::filesystem::path& file, const Signature& signature,
-                                                 const InspectLimits& limits = {});
+                                                 const InspectLimits& limits = {}, const std::stop_token& stop = {});
 
 // What the child's main does: the question comes on standard input, the answer goes to standard output, both encoded
 // envelopes. `arguments`: PATH, seconds, bytes. Returns the exit code.

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "lib/base/sha256.h"
 #include "schema/messages.h"
 #include "services/inferencer/batcher.h"
 #include "services/inferencer/torch_model.h"
@@ -13,6 +14,8 @@ struct LoadedVersion {
   msg::VersionKey key;
   Signature signature;
   std::shared_ptr<const TorchModel> model;
+  Digest digest{};        // of the module's file
+  bool uploaded = false;  // a stranger's program
 };
 
 }  // namespace slipway::inferencer

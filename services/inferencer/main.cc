@@ -1,10 +1,16 @@
 // slipway-inferencer: keeps model versions in memory and answers predictions.
 #include <spdlog/spdlog.h>
 
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
+#include <mutex>
+#include <stop_token>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "lib/base/log.h"
 #include "lib/base/options.h"
@@ -13,6 +19,10 @@
 #include "lib/torch_runtime/torch_runtime.h"
 #include "services/inferencer/inspect_child.h"
 #include "services/inferencer/server.h"
+
+namespace {
+constexpr std::chrono::seconds kStopLimit{5};  // for what runs when the time to drain is over
+}
 
 int main(int argc, char** argv) {
   using namespace slipway;
@@ -35,6 +45,7 @@ int main(int argc, char** argv) {
   std::int64_t max_wait_us = 0;
   double drain_seconds = 20;
   std::int64_t inspect_seconds = 60;
+  std::int64_t stuck_seconds = 30;
   auto& engine = server_options.engine;
   auto& limits = server_options.store.limits;
 
@@ -61,12 +72,17 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   options.add("inspect-seconds", inspect_seconds, "Time an uploaded file has to load and run")
       ->check(CLI::Range(1, 3600));
+  options
+      .add("stuck-seconds", stuck_seconds,
+           "Time a batch may run on after its deadline; then the process ends, to be started again")
+      ->check(CLI::Range(1, 86400));
   options.add("drain-seconds", drain_seconds, "Time to finish what is queued at SIGTERM")
       ->check(CLI::NonNegativeNumber);
   if (const auto code = options.parse(argc, argv)) return *code;
   if (auto started = start_logging("inferencer", settings.log_format, settings.log_level); !started)
     return exit_with(started.error());
   engine.limits.max_wait = std::chrono::microseconds(max_wait_us);
+  engine.stuck_after = std::chrono::seconds(stuck_seconds);
   server_options.release = settings.release_id;
   server_options.store.cache_dir = std::filesystem::absolute(cache_dir);
   server_options.store.max_batch_rows = engine.limits.max_rows;
@@ -91,6 +107,16 @@ int main(int argc, char** argv) {
   const int signal = wait_for_stop_signal();
   spdlog::info("stopping signal={}", signal);
   (*server)->drain(std::chrono::milliseconds(static_cast<std::int64_t>(drain_seconds * 1000)));
+  // A model that runs on cannot be stopped, and its thread cannot be joined.
+  const std::jthread limit([](const std::stop_token& stopped) {
+    std::mutex mutex;
+    std::condition_variable_any wake;
+    std::unique_lock lock(mutex);
+    wake.wait_for(lock, stopped, kStopLimit, [] { return false; });
+    if (stopped.stop_requested()) return;
+    spdlog::error("stopped with work running stop_limit_s={}", kStopLimit.count());
+    std::_Exit(1);
+  });
   health->reset();
   (*server)->stop();
   spdlog::info("stopped");

@@ -5,9 +5,12 @@
 #include <torch/script.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <format>
 #include <memory>
+#include <set>
+#include <vector>
 
 #include "services/inferencer/operator_list.h"
 
@@ -52,6 +55,44 @@ Result<void> check_value(const c10::IValue& value, const ScannedArchive& scanned
   return result;
 }
 
+// Whether a loop's count comes from constants, shapes and arguments. A `while` counts to the largest number, and a file
+// has a `for` that can be left early as a `while`.
+bool is_bounded(const torch::jit::Value* count) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 32;
+  constexpr std::array<std::string_view, 5> kShapes{"len", "size", "shape", "dim", "numel"};
+  std::vector<const torch::jit::Value*> waiting{count};
+  std::set<const torch::jit::Value*> seen;
+  while (!waiting.empty()) {
+    const auto* value = waiting.back();
+    waiting.pop_back();
+    if (!seen.insert(value).second) continue;
+    const torch::jit::Node* node = value->node();
+    const auto kind = node->kind();
+    const std::size_t at = value->offset();
+    if (kind == c10::prim::Constant) {
+      const auto constant = torch::jit::toIValue(value);
+      if (constant && constant->isInt() && constant->toInt() > kMost) return false;
+    } else if (kind == c10::prim::Param) {
+      const auto* block = node->owningBlock();
+      const auto* owner = block->owningNode();
+      if (owner == nullptr || owner->kind() != c10::prim::Loop) continue;  // a method's argument
+      waiting.push_back(at == 0 ? owner->input(0) : owner->input(at + 1));
+      if (at > 0) waiting.push_back(block->outputs()[at]);
+    } else if (kind == c10::prim::Loop) {
+      waiting.push_back(node->input(at + 2));
+      waiting.push_back(node->blocks()[0]->outputs()[at + 1]);
+    } else if (kind == c10::prim::If) {
+      for (const auto* block : node->blocks()) waiting.push_back(block->outputs()[at]);
+    } else if (!std::ranges::contains(kShapes, std::string_view(kind.toUnqualString()))) {
+      for (const auto* input : node->inputs()) {
+        if (input->type()->isSubtypeOf(*c10::TensorType::get())) return false;
+        waiting.push_back(input);
+      }
+    }
+  }
+  return true;
+}
+
 Result<void> check_block(const torch::jit::Block& block, const ScannedArchive& scanned) {
   for (const torch::jit::Node* node : block.nodes()) {
     const auto kind = node->kind();
@@ -60,6 +101,11 @@ Result<void> check_block(const torch::jit::Block& block, const ScannedArchive& s
     if (!allowed) {
       return refused(
           std::format("it uses {}, which is not on the list of operators that a model may use", kind.toQualString()));
+    }
+    if (kind == c10::prim::Loop && !is_bounded(node->input(0))) {
+      return refused(
+          "it has a loop whose length depends on values, as a 'while' or a 'for' with a 'break' does; it may never "
+          "end");
     }
     if (kind == c10::prim::Constant) {
       if (const auto value = torch::jit::toIValue(node->output())) {

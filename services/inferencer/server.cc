@@ -10,6 +10,7 @@
 #include <format>
 #include <map>
 #include <mutex>
+#include <stop_token>
 #include <thread>
 #include <utility>
 
@@ -19,6 +20,7 @@
 #include "lib/wire/blob_transfer.h"
 #include "lib/wire/worker_link.h"
 #include "services/inferencer/metrics.h"
+#include "services/inferencer/quarantine.h"
 
 namespace slipway::inferencer {
 namespace {
@@ -49,9 +51,17 @@ struct Inspection {
 }  // namespace
 
 struct Server::State {
-  explicit State(Options given) : options(std::move(given)), engine(options.engine) {}
+  explicit State(Options given) : options(watched(std::move(given), watchdog)), engine(options.engine) {}
 
+  static Options watched(Options given, Watchdog& watchdog) {
+    given.engine.watchdog = &watchdog;
+    given.store.watchdog = &watchdog;
+    return given;
+  }
+
+  Watchdog watchdog;
   const Options options;
+  bool stuck = false;  // bus thread only
   Bus bus;
   Engine engine;
   std::unique_ptr<Caller> registry;
@@ -70,6 +80,7 @@ struct Server::State {
   std::deque<Inspection> inspections;
   bool inspecting = false;
   bool stopping = false;
+  std::stop_source stop_inspecting;
   std::thread inspector;
 
   void answer(const Asker& asker, msg::Body body, std::vector<Frame> payload = {}) {
@@ -100,6 +111,7 @@ struct Server::State {
   void on_failed(const msg::VersionKey& key, const Error& error);
   void cancel(const Asker& asker);
   void on_tick(Clock::time_point now);
+  void look_for_stuck(Clock::time_point now);
   void inspect_loop();
 };
 
@@ -111,6 +123,7 @@ Result<std::unique_ptr<Server>> Server::start(Options options) {
   auto state = std::make_unique<State>(std::move(options));
   State& self = *state;
   metrics();  // all there from the start, at 0
+  sweep_partial_downloads(self.options.store.cache_dir);
   self.registry = std::make_unique<Caller>(self.bus, self.options.registry);
   self.store = std::make_unique<VersionStore>(
       *self.registry, self.engine, self.options.store,
@@ -151,15 +164,16 @@ void Server::State::on_request(Incoming incoming) {
                    .bytes = 0};
     if (envelope.deadline_ms > 0) request.deadline = Clock::now() + std::chrono::milliseconds(envelope.deadline_ms);
     const msg::VersionKey key{request.infer.model, request.infer.version};
-    auto version = engine.find(key);
-    auto standing = store->ask(key);  // also: it was used
+    // Asked first, which also says that it is used: it then is not unloaded before it is found.
+    const auto standing = store->ask(key);
+    const auto version = engine.find(key);
     if (version) {
       infer(version, std::move(request));
     } else if (!standing) {
       refuse(request.asker, standing.error());
     } else {
       park(key, std::move(request));
-      // It may have become ready between the two questions.
+      // It may have gone between the two questions.
       if (*standing) on_ready(key);
     }
   } else if (const auto* cancelled = std::get_if<msg::Cancel>(&envelope.body)) {
@@ -191,7 +205,12 @@ void Server::State::infer(const std::shared_ptr<const LoadedVersion>& version, P
   const Asker asker = request.asker;
   engine.submit(version->key, std::move(*inputs), std::move(request.asker), request.deadline,
                 [this, asker](Result<Answer> result) {
-                  if (!result) return answer(asker, to_message(result.error()));
+                  if (!result) {
+                    Error error = std::move(result).error();
+                    // Unloaded since it was found: another try loads it again.
+                    if (error.code == Code::kNotFound) error.code = Code::kUnavailable;
+                    return answer(asker, to_message(error));
+                  }
                   const auto us = [](std::chrono::microseconds time) {
                     return static_cast<std::uint32_t>(std::clamp<std::int64_t>(time.count(), 0, UINT32_MAX));
                   };
@@ -232,6 +251,9 @@ void Server::State::on_ready(const msg::VersionKey& key) {
       infer(version, std::move(request));
       --parked_count;
     }
+  } else if (parked.contains(key)) {
+    // Unloaded again before its requests were run: somebody must load it for them.
+    if (const auto standing = store->ask(key); !standing) on_failed(key, standing.error());
   }
 }
 
@@ -256,6 +278,7 @@ void Server::State::cancel(const Asker& asker) {
 
 void Server::State::on_tick(Clock::time_point now) {
   engine.expire(now);
+  if (!stuck) look_for_stuck(now);
   for (auto& [key, requests] : parked) {
     std::erase_if(requests, [&](const Parked& request) {
       if (!request.deadline || *request.deadline > now) return false;
@@ -271,6 +294,21 @@ void Server::State::on_tick(Clock::time_point now) {
   }
 }
 
+void Server::State::look_for_stuck(Clock::time_point now) {
+  const auto run = watchdog.overdue(now);
+  if (!run) return;
+  stuck = true;
+  spdlog::critical("model stuck model={} version={} digest={} uploaded={}", log_value(run->key.model), run->key.version,
+                   to_hex(run->digest), run->uploaded);
+  if (run->uploaded) {
+    const auto kept = quarantine(options.store.cache_dir, run->digest,
+                                 std::format("as version {} of model '{}' it ran on long after its requests' deadlines",
+                                             run->key.version, run->key.model));
+    if (!kept) spdlog::error("quarantine not kept reason={}", log_value(kept.error().message));
+  }
+  options.on_stuck();
+}
+
 void Server::State::inspect_loop() {
   std::unique_lock lock(inspect_mutex);
   while (true) {
@@ -283,7 +321,10 @@ void Server::State::inspect_loop() {
     const auto inspected = [&]() -> Result<Signature> {
       auto path = download_to_cache(*registry, next.inspect.file, options.store.cache_dir);
       if (!path) return std::unexpected(std::move(path).error());
-      auto signature = inspect_in_child(options.program, *path, next.inspect.signature, options.inspect);
+      if (auto free = check_quarantine(options.store.cache_dir, next.inspect.file.digest); !free)
+        return std::unexpected(std::move(free).error());
+      auto signature = inspect_in_child(options.program, *path, next.inspect.signature, options.inspect,
+                                        stop_inspecting.get_token());
       std::error_code ignored;
       if (!signature) std::filesystem::remove(*path, ignored);
       return signature;
@@ -336,6 +377,9 @@ void Server::stop() {
     self.stopping = true;
   }
   self.inspect_wake.notify_one();
+  // Nobody waits for these any more.
+  self.registry->close();
+  self.stop_inspecting.request_stop();
   self.engine.stop();
   self.store->stop();
   self.inspector.join();

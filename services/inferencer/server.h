@@ -2,7 +2,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +30,9 @@ class Server {
     Engine::Options engine;
     VersionStore::Options store;
     InspectLimits inspect;
+    // Called on the bus thread, once, when a model runs that should long have ended: the log and, for an uploaded one,
+    // the quarantine know of it. Nothing else than the end of the process gets the thread back.
+    std::function<void()> on_stuck = [] { std::_Exit(1); };
   };
 
   // Errors: kInvalidArgument (an address).

@@ -11,7 +11,9 @@
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/blob_transfer.h"
+#include "lib/wire/page.h"
 #include "services/inferencer/metrics.h"
+#include "services/inferencer/quarantine.h"
 
 namespace slipway::inferencer {
 namespace {
@@ -88,7 +90,7 @@ Result<void> VersionStore::State::list_models() {
       names.insert(model.name);
       table.set_desired(model.name, desired_of(model), Clock::now());
     }
-    if (page->items.size() < kPage || stopping) {
+    if (page->items.empty() || !may_have_next(page->items, kPage) || stopping) {
       table.keep_only(names, Clock::now());
       return {};
     }
@@ -123,6 +125,13 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
   }
   auto path = download_to_cache(registry, *file, options.cache_dir);
   if (!path) return std::unexpected(std::move(path).error());
+  if (version.uploaded) {
+    if (auto free = check_quarantine(options.cache_dir, file->digest); !free)
+      return std::unexpected(std::move(free).error());
+  }
+  const auto guard = Watchdog::watch(
+      options.watchdog,
+      {.key = key, .digest = file->digest, .uploaded = version.uploaded, .until = Clock::now() + options.stuck_after});
   auto model = TorchModel::load(*path, version.uploaded ? Origin::kUploaded : Origin::kTrained, version.signature);
   if (!model) return std::unexpected(std::move(model).error());
 
@@ -138,8 +147,11 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
       }
     }
   }
-  return std::make_shared<const LoadedVersion>(
-      LoadedVersion{.key = key, .signature = std::move(version.signature), .model = std::move(*model)});
+  return std::make_shared<const LoadedVersion>(LoadedVersion{.key = key,
+                                                             .signature = std::move(version.signature),
+                                                             .model = std::move(*model),
+                                                             .digest = file->digest,
+                                                             .uploaded = version.uploaded});
 }
 
 void VersionStore::State::load_one(const msg::VersionKey& key) {
@@ -181,6 +193,8 @@ void VersionStore::State::unload_some() {
     {
       // Under the lock, so that nobody hears "ready" from ask() about a version that has just gone.
       const std::lock_guard lock(mutex);
+      // Somebody may have asked for it, or desired it, since it was chosen.
+      if (!std::ranges::contains(table.to_unload(Clock::now()), key)) continue;
       if (!engine.remove_if_idle(key)) continue;
       table.unloaded(key);
       metrics().loaded.Set(static_cast<double>(table.ready().size()));

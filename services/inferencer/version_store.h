@@ -22,6 +22,9 @@ class VersionStore {
     VersionTable::Limits limits;
     std::int64_t max_batch_rows = 32;     // the largest batch to warm up
     std::chrono::seconds list_every{30};  // and at every gap in the registry's events
+    // A module that takes longer to be loaded and warmed up is stuck, as `watchdog` then says.
+    std::chrono::seconds stuck_after{600};
+    Watchdog* watchdog = nullptr;  // must outlive the store
   };
   struct Events {
     std::function<void(const msg::VersionKey&)> on_ready;  // in the store's thread, as is the next

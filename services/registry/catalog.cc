@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "lib/base/sha256.h"
+#include "lib/wire/page.h"
 #include "services/registry/names.h"
 
 namespace slipway::registry {
@@ -25,6 +26,12 @@ std::string digest_key(const std::string& name, const Digest& digest) {
 
 void drop_chunks(std::vector<StoredFile>& files) {
   for (StoredFile& file : files) file.chunks.clear();
+}
+
+// What a list leaves out: it may be longer than everything else together.
+void cut_for_list(Dataset& dataset) {
+  drop_chunks(dataset.files);
+  dataset.columns.clear();
 }
 
 // The record with the highest number under `name`.
@@ -90,7 +97,7 @@ Result<Dataset> Catalog::dataset(const std::string& name, std::uint64_t version)
 }
 
 Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& question) const {
-  const std::uint32_t limit = page_size(question.limit);
+  PageMeter page(page_size(question.limit));
   std::vector<Dataset> found;
   if (!question.name.empty()) {
     if (auto named = check_name("data set", question.name); !named) return std::unexpected(named.error());
@@ -98,9 +105,9 @@ Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& que
                                [&](auto, auto value) -> Result<bool> {
                                  auto record = decode<Dataset>(value);
                                  if (!record) return std::unexpected(std::move(record).error());
-                                 drop_chunks(record->files);
+                                 cut_for_list(*record);
                                  found.push_back(std::move(*record));
-                                 return found.size() < limit;
+                                 return page.count(found.back());
                                });
     if (!scanned) return std::unexpected(std::move(scanned).error());
     if (found.empty()) return fail(Code::kNotFound, std::format("there is no data set '{}'", question.name));
@@ -109,7 +116,7 @@ Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& que
 
   // From each name to the next one, over its versions.
   std::string from = question.after.empty() ? "" : end_key(question.after);
-  while (found.size() < limit) {
+  for (bool more = true; more;) {
     std::string name;
     auto scanned = store_.scan(Family::kDatasets, from, {}, [&](std::string_view key, auto) -> Result<bool> {
       name = key.substr(0, key.find('/'));
@@ -120,8 +127,9 @@ Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& que
     auto record = newest<Dataset>(store_, Family::kDatasets, name);
     if (!record) return std::unexpected(std::move(record).error());
     if (*record) {
-      drop_chunks((*record)->files);
+      cut_for_list(**record);
       found.push_back(std::move(**record));
+      more = page.count(found.back());
     }
     from = end_key(name);
   }
@@ -139,14 +147,14 @@ Result<Model> Catalog::model(const std::string& name) const {
 }
 
 Result<std::vector<Model>> Catalog::list_models(const msg::ListModels& question) const {
-  const std::uint32_t limit = page_size(question.limit);
+  PageMeter page(page_size(question.limit));
   const std::string from = question.after.empty() ? "" : question.after + '\0';
   std::vector<Model> found;
   auto scanned = store_.scan(Family::kModels, from, {}, [&](auto, auto value) -> Result<bool> {
     auto record = decode<Model>(value);
     if (!record) return std::unexpected(std::move(record).error());
     found.push_back(std::move(*record));
-    return found.size() < limit;
+    return page.count(found.back());
   });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   return found;
@@ -212,7 +220,7 @@ Result<Version> Catalog::version(const msg::GetVersion& question) const {
 
 Result<std::vector<Version>> Catalog::list_versions(const msg::ListVersions& question) const {
   if (auto owner = model(question.model); !owner) return std::unexpected(std::move(owner).error());
-  const std::uint32_t limit = page_size(question.limit);
+  PageMeter page(page_size(question.limit));
   std::vector<Version> found;
   if (question.after == std::numeric_limits<std::uint64_t>::max()) return found;
   auto scanned = store_.scan(Family::kVersions, numbered_key(question.model, question.after + 1),
@@ -221,7 +229,7 @@ Result<std::vector<Version>> Catalog::list_versions(const msg::ListVersions& que
                                if (!record) return std::unexpected(std::move(record).error());
                                drop_chunks(record->files);
                                found.push_back(std::move(*record));
-                               return found.size() < limit;
+                               return page.count(found.back());
                              });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   return found;

@@ -4,8 +4,10 @@
 #include <charconv>
 #include <format>
 #include <limits>
+#include <span>
 
 #include "lib/base/sha256.h"
+#include "lib/wire/page.h"
 #include "services/registry/names.h"
 
 namespace slipway::registry {
@@ -266,12 +268,13 @@ Result<std::vector<Job>> JobBook::list(const msg::ListJobs& question) const {
     if (!number) return std::unexpected(number.error());
     end = number_key(*number);
   }
+  PageMeter page(page_size(question.limit));
   std::vector<Job> found;
   auto scanned = store_.scan_back(Family::kJobs, {}, end, [&](auto, auto value) -> Result<bool> {
     auto job = decode<Job>(value);
     if (!job) return std::unexpected(std::move(job).error());
     found.push_back(std::move(*job));
-    return found.size() < page_size(question.limit);
+    return page.count(found.back());
   });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   return found;
@@ -302,6 +305,7 @@ Result<std::vector<JobEvent>> JobBook::events(const msg::ListJobEvents& question
   const auto number = job_number(question.job);
   if (!number) return std::unexpected(number.error());
   if (auto job = change_of(*number); !job) return std::unexpected(std::move(job).error());
+  PageMeter page(page_size(question.limit));
   std::vector<JobEvent> found;
   if (question.after == std::numeric_limits<std::uint64_t>::max()) return found;
   const std::string name = number_key(*number);
@@ -310,7 +314,7 @@ Result<std::vector<JobEvent>> JobBook::events(const msg::ListJobEvents& question
                                auto event = decode<JobEvent>(value);
                                if (!event) return std::unexpected(std::move(event).error());
                                found.push_back(std::move(*event));
-                               return found.size() < page_size(question.limit);
+                               return page.count(found.back());
                              });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   return found;
@@ -351,7 +355,13 @@ Result<msg::RunJob> JobBook::claim(const WorkerId& worker, Now now) {
 Result<msg::JobOrders> JobBook::report(const msg::ReportJob& question, Now now) {
   auto change = change_under(question.lease);
   if (!change) return std::unexpected(std::move(change).error());
-  for (const JobEvent& event : question.events) {
+  const std::uint64_t number = change->number;
+  std::size_t told = 0;
+  if (const auto live = live_.find(number);
+      live != live_.end() && live->second.reported_epoch == question.lease.epoch) {
+    told = std::ranges::mismatch(live->second.reported, question.events).in2 - question.events.begin();
+  }
+  for (const JobEvent& event : std::span(question.events).subspan(told)) {
     const bool known =
         event.kind == "progress" || event.kind == "epoch" || event.kind == "checkpoint" || event.kind == "warning";
     if (!known) {
@@ -370,6 +380,11 @@ Result<msg::JobOrders> JobBook::report(const msg::ReportJob& question, Now now) 
       (void)leases_.renew(question.lease, now.steady);
       return std::unexpected(std::move(saved).error());
     }
+  }
+  if (!question.events.empty()) {
+    Live& live = live_[number];
+    live.reported_epoch = question.lease.epoch;
+    live.reported = question.events;
   }
   if (auto renewed = leases_.renew(question.lease, now.steady); !renewed) return std::unexpected(renewed.error());
   return msg::JobOrders{.cancel = cancel, .lease_ms = static_cast<std::uint32_t>(limits_.lease.count())};

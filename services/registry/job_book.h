@@ -52,7 +52,9 @@ class JobBook {
 
   // The oldest job that waits. Errors: kNotFound (none), kInvalidArgument (no worker named).
   [[nodiscard]] Result<msg::RunJob> claim(const WorkerId& worker, Now now);
-  // Errors: kInvalidArgument (an event of a kind that is not the trainer's).
+  // A report whose answer was lost comes again, perhaps with more behind it: events at its start that the last one
+  // under this lease began with are not told twice. Errors: kInvalidArgument (an event of a kind that is not the
+  // trainer's).
   [[nodiscard]] Result<msg::JobOrders> report(const msg::ReportJob& question, Now now);
   // `files` are the upload's; its error counts only when this is no repeat.
   [[nodiscard]] Result<void> commit_checkpoint(const msg::CommitCheckpoint& question,
@@ -74,6 +76,8 @@ class JobBook {
   struct Live {
     std::uint64_t last_event = 0;
     std::deque<std::uint64_t> progress_events;  // ids of those kept, oldest first
+    std::uint64_t reported_epoch = 0;
+    std::vector<JobEvent> reported;  // of the last report with events, as it came
   };
   // A change of one job on its way to a commit.
   struct Change {

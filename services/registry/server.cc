@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
-#include <deque>
 #include <format>
 #include <map>
 #include <mutex>
@@ -13,6 +11,7 @@
 
 #include "lib/base/log.h"
 #include "lib/dataset/inspect.h"
+#include "services/registry/call_queue.h"
 #include "services/registry/catalog.h"
 #include "services/registry/names.h"
 #include "services/registry/registry_metrics.h"
@@ -27,18 +26,23 @@ using Clock = std::chrono::steady_clock;
 constexpr int kPoolThreads = 4;
 constexpr auto kTickEvery = 100ms;
 constexpr auto kHousekeepingEvery = 10s;
-constexpr auto kStandstill = 1s;  // a pause of the writer after which leases are extended by it
+constexpr std::size_t kPartCharge = 4096;  // what a queued part costs besides its bytes
+constexpr auto kStandstill = 1s;           // a pause of the writer after which leases are extended by it
 
 template <class... F>
 struct Overloaded : F... {
   using F::operator()...;
 };
 
-// The bytes of a stored file, chunk by chunk.
+using GoOn = std::function<Result<void>()>;
+
+// The bytes of a stored file, chunk by chunk, for as long as somebody wants them.
 class ChunkReader : public dataset::ByteReader {
  public:
-  ChunkReader(const ChunkStore& store, std::vector<Digest> chunks) : store_(store), chunks_(std::move(chunks)) {}
+  ChunkReader(const ChunkStore& store, std::vector<Digest> chunks, GoOn go_on)
+      : store_(store), chunks_(std::move(chunks)), go_on_(std::move(go_on)) {}
   Result<std::span<const std::byte>> next() override {
+    if (auto wanted = go_on_(); !wanted) return std::unexpected(std::move(wanted).error());
     if (at_ == chunks_.size()) return std::span<const std::byte>{};
     auto bytes = store_.get(chunks_[at_++]);
     if (!bytes) return std::unexpected(std::move(bytes).error());
@@ -49,6 +53,7 @@ class ChunkReader : public dataset::ByteReader {
  private:
   const ChunkStore& store_;
   const std::vector<Digest> chunks_;
+  const GoOn go_on_;
   std::size_t at_ = 0;
   std::vector<std::byte> held_;
 };
@@ -60,18 +65,33 @@ struct Call {
   std::uint64_t correlation = 0;
   std::string request_id;
   const char* kind = "";
+  CallQueue::Rank rank = CallQueue::Rank::kOther;
   Clock::time_point deadline = Clock::time_point::max();
 };
 
-Result<Dataset> describe(const ChunkStore& store, const std::string& name, const std::vector<StoredFile>& files) {
+CallQueue::Rank rank_of(const msg::Body& body) {
+  const bool lease = std::holds_alternative<msg::ReportJob>(body) || std::holds_alternative<msg::ClaimJob>(body) ||
+                     std::holds_alternative<msg::CommitCheckpoint>(body) ||
+                     std::holds_alternative<msg::Publish>(body) || std::holds_alternative<msg::EndAttempt>(body);
+  return lease ? CallQueue::Rank::kLease : CallQueue::Rank::kOther;
+}
+
+// The same files give the same answer again, unlike a disk or a deadline.
+bool is_lasting(const Result<Dataset>& described) {
+  if (described) return true;
+  const Code code = described.error().code;
+  return code == Code::kInvalidArgument || code == Code::kUnsupported || code == Code::kTooLarge;
+}
+
+// Without a name.
+Result<Dataset> describe(const ChunkStore& store, const std::vector<StoredFile>& files, const GoOn& go_on) {
   std::vector<dataset::InputFile> inputs;
   for (const StoredFile& file : files) {
     inputs.push_back(
-        {.name = file.name, .bytes = std::make_unique<ChunkReader>(store, file.chunks), .digest = file.digest});
+        {.name = file.name, .bytes = std::make_unique<ChunkReader>(store, file.chunks, go_on), .digest = file.digest});
   }
   auto described = dataset::inspect(std::move(inputs));
   if (!described) return described;
-  described->name = name;
   for (StoredFile& file : described->files) {
     const auto stored = std::ranges::find_if(files, [&](const StoredFile& candidate) {
       return candidate.digest == file.digest && candidate.size_bytes == file.size_bytes;
@@ -93,7 +113,8 @@ struct Server::State {
         chunks(std::move(the_chunks)),
         uploads(options.uploads, *chunks),
         catalog(*store),
-        jobs(*store, catalog, options.jobs) {}
+        jobs(*store, catalog, options.jobs),
+        queue(options.max_queued_calls) {}
 
   ~State() {
     const std::lock_guard lock(gate->mutex);
@@ -114,10 +135,7 @@ struct Server::State {
   JobBook jobs;
   std::map<UploadId, msg::GetVersion> committed_versions;  // by upload: repeats of commitVersion
 
-  std::mutex mutex;  // guards the three below
-  std::condition_variable wake;
-  std::deque<std::function<void()>> queue;  // for the writer
-  bool stopping = false;
+  CallQueue queue;  // for the writer
 
   // Between the bus, which keeps the handler, and this: null once this is gone.
   struct Gate {
@@ -130,6 +148,7 @@ struct Server::State {
   std::atomic<bool> refusing{false};
   std::atomic<bool> sweeping{false};
   std::atomic<std::size_t> queued_upload_bytes{0};
+  std::atomic<std::size_t> queued_pool_calls{0};
   std::unique_ptr<StrandPool> pool;
   std::thread writer;
 
@@ -185,6 +204,17 @@ struct Server::State {
     return {.code = Code::kOverloaded, .message = std::move(message), .path = {}, .retry_after = 200ms};
   }
 
+  static Error stopping() {
+    return {.code = Code::kUnavailable, .message = "the registry is stopping", .path = {}, .retry_after = 1s};
+  }
+
+  // Errors: kUnavailable (the registry stops), kDeadlineExceeded.
+  [[nodiscard]] Result<void> still_wanted(const Call& call) const {
+    if (refusing) return std::unexpected(stopping());
+    if (Clock::now() < call.deadline) return {};
+    return fail(Code::kDeadlineExceeded, "the deadline passed before the call was through");
+  }
+
   // --- from the bus ---
 
   void on_call(Incoming incoming) {
@@ -193,15 +223,12 @@ struct Server::State {
               .peer = std::move(incoming.peer),
               .correlation = envelope.correlation,
               .request_id = std::move(envelope.request_id),
-              .kind = kind_name(envelope.body)};
+              .kind = kind_name(envelope.body),
+              .rank = rank_of(envelope.body)};
     if (envelope.deadline_ms > 0) call.deadline = Clock::now() + std::chrono::milliseconds(envelope.deadline_ms);
-    if (refusing) {
-      return answer(
-          call, std::unexpected(Error{
-                    .code = Code::kUnavailable, .message = "the registry is stopping", .path = {}, .retry_after = 1s}));
-    }
+    if (refusing) return answer(call, std::unexpected(stopping()));
     if (const auto* part = std::get_if<msg::UploadPart>(&envelope.body)) {
-      return on_part(std::move(call), *part, std::move(incoming.message.payload));
+      return on_part(call, *part, std::move(incoming.message.payload));
     }
     if (!incoming.message.payload.empty()) {
       return answer(call, fail(Code::kInvalidArgument, std::format("{} carries no payload, {} frames came", call.kind,
@@ -209,18 +236,17 @@ struct Server::State {
     }
     std::visit(Overloaded{[&](msg::OpenUpload&) { open_upload(call); },
                           [&](msg::AbortUpload& q) {
-                            in_pool(q.upload.text(), [this, call, q] {
-                              uploads.drop(q.upload);
-                              answer(call, msg::Ok{});
-                            });
+                            // At once, and so also when its deadline is near: what it frees others wait for.
+                            uploads.drop(q.upload);
+                            answer(call, msg::Ok{});
                           },
                           [&](msg::GetUpload& q) {
-                            with_files(q.upload, [this, call](auto files) {
+                            with_files(call, q.upload, [this, call](auto files) {
                               if (!files) return answer(call, std::unexpected(std::move(files).error()));
                               answer(call, msg::UploadedFiles{.files = std::move(*files)});
                             });
                           },
-                          [&](msg::GetChunk& q) { in_pool({}, [this, call, q] { get_chunk(call, q); }); },
+                          [&](msg::GetChunk& q) { in_pool(call, {}, [this, call, q] { get_chunk(call, q); }); },
                           [&](msg::CommitDataset& q) { commit_dataset(call, std::move(q)); },
                           [&](msg::CommitCheckpoint& q) { commit_files(call, std::move(q)); },
                           [&](msg::Publish& q) { commit_files(call, std::move(q)); },
@@ -237,27 +263,30 @@ struct Server::State {
                envelope.body);
   }
 
-  void on_part(Call call, const msg::UploadPart& part, std::vector<Frame> payload) {
+  void on_part(const Call& call, const msg::UploadPart& part, std::vector<Frame> payload) {
     if (payload.size() != 1) {
       return answer(call, fail(Code::kInvalidArgument,
                                std::format("uploadPart carries one payload frame, {} came", payload.size())));
     }
-    const std::size_t size = payload[0].size();
+    const std::size_t size = payload[0].size() + kPartCharge;
     if (queued_upload_bytes + size > options.max_queued_upload_bytes) {
       return answer(call, std::unexpected(overloaded(
                               std::format("{} bytes of uploads wait to be stored", queued_upload_bytes.load()))));
     }
     queued_upload_bytes += size;
-    in_pool(part.upload.text(), [this, call = std::move(call), part, frame = std::move(payload[0]), size] {
+    // Given back also when the part is never looked at.
+    std::shared_ptr<void> charge(nullptr, [this, size](void*) { queued_upload_bytes -= size; });
+    in_pool(call, part.upload.text(), [this, call, part, frame = std::move(payload[0]), charge]() mutable {
       auto upload = uploads.use(part.upload, Clock::now());
       auto taken = upload ? (*upload)->add(part, frame.bytes()) : std::unexpected(std::move(upload).error());
-      queued_upload_bytes -= size;
+      frame = {};
+      charge.reset();
       answer_as(call, std::move(taken));
     });
   }
 
   void open_upload(const Call& call) {
-    in_pool({}, [this, call] {
+    in_pool(call, {}, [this, call] {
       const auto free = free_bytes(options.data_dir);
       if (!free) return answer(call, std::unexpected(free.error()));
       if (*free < options.min_free_bytes) {
@@ -268,7 +297,7 @@ struct Server::State {
                                                   .path = {},
                                                   .retry_after = 5s}));
       }
-      auto id = uploads.open(Clock::now());
+      auto id = uploads.open(Clock::now(), call.peer);
       if (!id) return answer(call, std::unexpected(std::move(id).error()));
       answer(call, msg::UploadOpened{.upload = std::move(*id)});
     });
@@ -284,12 +313,23 @@ struct Server::State {
 
   // --- the pool ---
 
-  void in_pool(const std::string& key, StrandPool::Work work) { pool->post(key, std::move(work)); }
+  // Answers instead of working when nobody wants the work any more once its turn comes.
+  void in_pool(const Call& call, const std::string& key, StrandPool::Work work) {
+    if (queued_pool_calls >= options.max_queued_calls) {
+      return answer(call, std::unexpected(overloaded("too many calls wait for the disk")));
+    }
+    ++queued_pool_calls;
+    pool->post(key, [this, call, work = std::move(work)] {
+      --queued_pool_calls;
+      if (auto wanted = still_wanted(call); !wanted) return answer(call, std::unexpected(std::move(wanted).error()));
+      work();
+    });
+  }
 
   // Calls `then` in the pool with the closed files of the upload, after all its parts that came before.
   template <class Then>
-  void with_files(const UploadId& id, Then then) {
-    in_pool(id.text(), [this, id, then = std::move(then)] {
+  void with_files(const Call& call, const UploadId& id, Then then) {
+    in_pool(call, id.text(), [this, id, then = std::move(then)] {
       auto upload = uploads.use(id, Clock::now());
       then(upload ? (*upload)->files() : std::unexpected(std::move(upload).error()));
     });
@@ -300,13 +340,21 @@ struct Server::State {
       return answer(call, std::unexpected(std::move(named).error()));
     }
     const UploadId id = question.upload;
-    in_pool(id.text(), [this, call, question = std::move(question)] {
+    in_pool(call, id.text(), [this, call, question = std::move(question)] {
       auto upload = uploads.use(question.upload, Clock::now());
       if (!upload) return answer(call, std::unexpected(std::move(upload).error()));
       const auto files = (*upload)->files();
       if (!files) return answer(call, std::unexpected(files.error()));
-      auto described = describe(*chunks, question.name, *files);
+      // The asker repeats the question while this runs; the repeats wait behind it and find what it found.
+      Result<Dataset> described = Dataset();
+      if (const auto* known = (*upload)->described()) {
+        described = *known;
+      } else {
+        described = describe(*chunks, *files, [this, &call] { return still_wanted(call); });
+        if (is_lasting(described)) (*upload)->set_described(described);
+      }
       if (!described) return answer(call, std::unexpected(std::move(described).error()));
+      described->name = question.name;
       // The pointer keeps the upload, and so its chunks, until the commit is through.
       on_writer(call, [this, call, held = *upload, id = question.upload, described = std::move(*described)] {
         auto stored = catalog.commit_dataset(described, now().unix_ms);
@@ -323,7 +371,7 @@ struct Server::State {
   template <class Question>
   void commit_files(const Call& call, Question question) {
     const UploadId id = question.upload;
-    in_pool(id.text(), [this, call, question = std::move(question)] {
+    in_pool(call, id.text(), [this, call, question = std::move(question)] {
       auto upload = uploads.use(question.upload, Clock::now());
       Result<std::vector<StoredFile>> files = upload ? (*upload)->files() : std::unexpected(upload.error());
       on_writer(call, [this, call, question, held = std::move(upload), files = std::move(files)] {
@@ -335,18 +383,11 @@ struct Server::State {
   // --- the writer ---
 
   void on_writer(const Call& call, std::function<void()> work) {
-    {
-      const std::lock_guard lock(mutex);
-      if (!stopping && queue.size() < options.max_queued_calls) {
-        queue.push_back([this, call, work = std::move(work)] {
-          if (Clock::now() < call.deadline) return work();
-          answer(call, fail(Code::kDeadlineExceeded, "the deadline passed while the call waited"));
-        });
-        wake.notify_one();
-        return;
-      }
-    }
-    answer(call, std::unexpected(overloaded("too many calls wait")));
+    const bool queued = queue.push(call.rank, [this, call, work = std::move(work)] {
+      if (Clock::now() < call.deadline) return work();
+      answer(call, fail(Code::kDeadlineExceeded, "the deadline passed while the call waited"));
+    });
+    if (!queued) answer(call, std::unexpected(overloaded("too many calls wait")));
   }
 
   void commit(const Call& call, const msg::CommitCheckpoint& q, Result<std::vector<StoredFile>> files) {
@@ -424,17 +465,8 @@ struct Server::State {
     auto next_housekeeping = last_round;
     auto next_sweep = last_round;
     for (;;) {
-      std::function<void()> work;
-      {
-        std::unique_lock lock(mutex);
-        wake.wait_for(lock, kTickEvery, [this] { return stopping || !queue.empty(); });
-        if (!queue.empty()) {
-          work = std::move(queue.front());
-          queue.pop_front();
-        } else if (stopping) {
-          return;
-        }
-      }
+      auto work = queue.pop(kTickEvery);
+      if (!work && queue.ended()) return;
       if (work) work();
 
       const auto time = Clock::now();
@@ -459,7 +491,7 @@ struct Server::State {
       }
       if (time >= next_sweep) {
         next_sweep = time + options.sweep_every;
-        if (!sweeping.exchange(true)) in_pool({}, [this] { sweep(); });
+        if (!sweeping.exchange(true)) pool->post({}, [this] { sweep(); });
       }
     }
   }
@@ -535,11 +567,7 @@ void Server::stop() {
   if (!state_->writer.joinable()) return;
   // The pool first: what it finishes may still go to the writer.
   state_->pool->stop();
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->stopping = true;
-  }
-  state_->wake.notify_all();
+  state_->queue.close();
   state_->writer.join();
 }
 

@@ -18,7 +18,7 @@ struct ServerOptions {
   std::uint64_t min_free_bytes = 256ULL << 20;
   UploadLimits uploads;
   JobLimits jobs;
-  std::size_t max_queued_calls = 10'000;
+  std::size_t max_queued_calls = 10'000;  // each: to the pool, under a lease to the writer, others to the writer
   std::size_t max_queued_upload_bytes = 96 << 20;  // parts that have come and are not yet hashed and stored
   std::chrono::milliseconds sweep_every{600'000};
   std::chrono::milliseconds sweep_grace{3'600'000};  // age of an unreferenced chunk before it is deleted
@@ -38,7 +38,8 @@ class Server {
   // Why it is not ready; empty: it is. Any thread.
   [[nodiscard]] std::string not_ready() const;
 
-  // Refuses new calls with kUnavailable, finishes those that have come, ends the threads. Idempotent.
+  // Refuses new calls with kUnavailable, and so those that still wait for the pool; finishes the others, ends the
+  // threads. Idempotent.
   void stop();
 
  private:

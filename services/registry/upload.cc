@@ -11,6 +11,7 @@ namespace slipway::registry {
 Upload::Upload(std::uint64_t max_bytes, PutChunk put_chunk) : max_bytes_(max_bytes), put_chunk_(std::move(put_chunk)) {}
 
 Result<void> Upload::add(const msg::UploadPart& part, std::span<const std::byte> bytes) {
+  described_.reset();
   if (spent_) return std::unexpected(*spent_);
   if (bytes.size() > kMaxPartBytes) {
     return fail(Code::kTooLarge, std::format("a part of {} bytes, at most {} are taken", bytes.size(), kMaxPartBytes));

@@ -39,6 +39,10 @@ class Upload {
   // that spent the upload.
   [[nodiscard]] Result<std::vector<StoredFile>> files() const;
 
+  // What the files are as a data set, kept for repeats of the commit; null: not known, or a part has come since.
+  [[nodiscard]] const Result<Dataset>* described() const { return described_ ? &*described_ : nullptr; }
+  void set_described(Result<Dataset> described) { described_ = std::move(described); }
+
  private:
   struct Open {
     std::string sent_name;
@@ -69,6 +73,7 @@ class Upload {
   std::vector<Closed> closed_;
   std::vector<StoredFile> files_;
   std::optional<Error> spent_;
+  std::optional<Result<Dataset>> described_;
 };
 
 }  // namespace slipway::registry

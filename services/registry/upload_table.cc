@@ -7,8 +7,13 @@
 #include "services/registry/names.h"
 
 namespace slipway::registry {
+namespace {
 
-Result<UploadId> UploadTable::open(TimePoint now) {
+constexpr std::ptrdiff_t kFew = 2;  // open uploads of a trainer: a checkpoint's, and one whose answer was lost
+
+}  // namespace
+
+Result<UploadId> UploadTable::open(TimePoint now, const std::string& owner) {
   const UploadId id(random_hex(128));
   auto held = std::make_shared<DigestSet>();
   auto upload =
@@ -23,13 +28,17 @@ Result<UploadId> UploadTable::open(TimePoint now) {
 
   const std::lock_guard lock(mutex_);
   const auto open = std::ranges::count_if(entries_, [](const auto& entry) { return !entry.second.committed; });
-  if (static_cast<std::size_t>(open) >= limits_.max_open) {
-    return std::unexpected(Error{.code = Code::kOverloaded,
-                                 .message = std::format("{} uploads are open, which is the limit", open),
-                                 .path = {},
-                                 .retry_after = std::chrono::seconds(1)});
+  const auto own = std::ranges::count_if(
+      entries_, [&](const auto& entry) { return !entry.second.committed && entry.second.owner == owner; });
+  const std::size_t limit = own < kFew ? limits_.max_open : limits_.max_open - limits_.max_open / 4;
+  if (static_cast<std::size_t>(open) >= limit) {
+    return std::unexpected(
+        Error{.code = Code::kOverloaded,
+              .message = std::format("{} uploads are open, {} of them yours, which is the limit", open, own),
+              .path = {},
+              .retry_after = std::chrono::seconds(1)});
   }
-  entries_.emplace(id, Entry{.upload = std::move(upload), .chunks = std::move(held), .last_used = now});
+  entries_.emplace(id, Entry{.upload = std::move(upload), .chunks = std::move(held), .owner = owner, .last_used = now});
   return id;
 }
 

@@ -27,8 +27,9 @@ class UploadTable {
 
   UploadTable(UploadLimits limits, ChunkStore& chunks) : limits_(limits), chunks_(chunks) {}
 
-  // Errors: kOverloaded (too many are open).
-  [[nodiscard]] Result<UploadId> open(TimePoint now);
+  // `owner`: who asks. The last quarter of the places is kept for owners with few open ones, so that a gateway's
+  // clients cannot take them all from the trainers. Errors: kOverloaded (too many are open).
+  [[nodiscard]] Result<UploadId> open(TimePoint now, const std::string& owner);
 
   // The upload; it is not dropped while the pointer is held. Errors: kNotFound (never opened, dropped, or the registry
   // was started again since).
@@ -52,6 +53,7 @@ class UploadTable {
   struct Entry {
     std::shared_ptr<Upload> upload;
     std::shared_ptr<DigestSet> chunks;  // guarded by mutex_
+    std::string owner;
     TimePoint last_used;
     bool committed = false;
   };

@@ -6,6 +6,7 @@
 #include <format>
 #include <fstream>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "lib/base/log.h"
@@ -23,6 +24,7 @@ using Clock = std::chrono::steady_clock;
 const Caller::Options kRead{.deadline = 10s, .repeat_after = 2s, .request_id = {}};
 const Caller::Options kWrite{.deadline = 10s, .repeat_after = 2s, .request_id = {}};
 constexpr auto kBetweenTries = 500ms;
+constexpr auto kBetweenWarnings = 30s;
 constexpr auto kFinalWords = 10s;  // for the last checkpoint and for giving the job back
 
 bool not_now(const Error& error) {
@@ -92,9 +94,15 @@ void Attempt::pause(std::chrono::milliseconds time) {
 
 template <class Ask>
 auto Attempt::until_answered(Ask ask) -> decltype(ask()) {
+  std::optional<Clock::time_point> warned;
   for (;;) {
     auto answer = ask();
     if (answer || !not_now(answer.error()) || interrupted()) return answer;
+    if (const auto now = Clock::now(); !warned || now - *warned >= kBetweenWarnings) {
+      warned = now;
+      spdlog::warn("attempt waits job={} code={} reason={}", order_.job.id.text(), code_name(answer.error().code),
+                   log_value(answer.error().message));
+    }
     pause(kBetweenTries);
     if (interrupted()) return answer;
   }
@@ -181,7 +189,7 @@ Attempt::Step<TrainingData> Attempt::fetch_data(const keras::JobSpec& spec) {
   std::vector<DataFile> files;
   for (const auto& file : dataset.files) {
     auto path = until_answered([&] { return download_to_cache(registry_, file, settings_.work_dir / "datasets"); });
-    if (!path) return failure("DATA_ERROR", path.error(), true);
+    if (!path) return failure(path.error().code == Code::kInternal ? "INTERNAL" : "DATA_ERROR", path.error(), true);
     auto bytes = read_file(*path);
     if (!bytes) return failure("DATA_ERROR", bytes.error(), true);
     files.emplace_back(file.name, std::move(*bytes));

@@ -3,7 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <ranges>
+#include <utility>
 
 #include "lib/base/log.h"
 #include "services/trainer/metrics.h"
@@ -48,7 +48,7 @@ void LeaseReporter::add(JobEvent event) {
 
 void LeaseReporter::flush(std::chrono::milliseconds limit) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, limit, [this] { return (waiting_.empty() && !sending_) || lost_; });
+  changed_.wait_for(lock, limit, [this] { return (waiting_.empty() && !unanswered_) || lost_; });
 }
 
 void LeaseReporter::mark_lost() {
@@ -65,19 +65,22 @@ std::chrono::milliseconds LeaseReporter::interval() const {
 void LeaseReporter::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_ && !lost_) {
-    std::vector<JobEvent> events;
-    while (!waiting_.empty() && events.size() < kMaxInOneReport) {
-      events.push_back(std::move(waiting_.front()));
-      waiting_.pop_front();
+    if (!unanswered_) {
+      report_.clear();
+      while (!waiting_.empty() && report_.size() < kMaxInOneReport) {
+        report_.push_back(std::move(waiting_.front()));
+        waiting_.pop_front();
+      }
     }
-    sending_ = true;
+    unanswered_ = true;
+    msg::ReportJob report{lease_, report_};
     const auto deadline = std::max<std::chrono::milliseconds>(interval(), 500ms);
     lock.unlock();
     const auto sent = std::chrono::steady_clock::now();
     auto answer = Caller::as<msg::JobOrders>(registry_.call_and_wait(
-        msg::ReportJob{lease_, events}, {}, {.deadline = deadline, .repeat_after = {}, .request_id = request_id_}));
+        std::move(report), {}, {.deadline = deadline, .repeat_after = {}, .request_id = request_id_}));
     lock.lock();
-    sending_ = false;
+    unanswered_ = false;
     std::chrono::milliseconds pause = interval();
     if (answer) {
       if (answer->cancel) cancelled_ = true;
@@ -90,7 +93,7 @@ void LeaseReporter::run() {
       metrics().failed_reports.Increment();
       spdlog::warn("report not taken job={} code={} reason={}", lease_.job.text(), code_name(answer.error().code),
                    log_value(answer.error().message));
-      for (auto& event : std::views::reverse(events)) waiting_.push_front(std::move(event));
+      unanswered_ = true;
       pause = std::min(pause, std::chrono::milliseconds(500ms));
       changed_.notify_all();
       changed_.wait_until(lock, sent + pause, [this] { return stopping_ || lost_; });

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "lib/wire/caller.h"
 
@@ -45,7 +46,8 @@ class LeaseReporter {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<JobEvent> waiting_;
-  bool sending_ = false;
+  std::vector<JobEvent> report_;  // sent, and told again as it is until it is answered: it may have been taken
+  bool unanswered_ = false;
   bool stopping_ = false;
   std::chrono::milliseconds lease_time_;
   std::thread thread_;

@@ -75,8 +75,10 @@ class Builder {
     }
     to_channels_last();
     network_.source = std::format("def logits(self, x: Tensor) -> Tensor:\n{}  return x\n", body_);
+    // 6 is float32 in TorchScript's own numbers.
+    const char* logits = architecture_.input_dtype == DType::kF32 ? "self.logits(x)" : "self.logits(x.to(6))";
     network_.source += std::format("def forward(self, x: Tensor) -> Tensor:\n  return {}\n",
-                                   activate(network_.last_activation, "self.logits(x)", -1));
+                                   activate(network_.last_activation, logits, -1));
     root_.define(network_.source);
     network_.module = root_;
     return std::move(network_);

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "lib/base/random_id.h"
+#include "lib/wire/blob_transfer.h"
 #include "lib/wire/worker_link.h"
 #include "services/trainer/attempt.h"
 #include "services/trainer/metrics.h"
@@ -123,6 +124,7 @@ struct TrainerServer::State {
 Result<std::unique_ptr<TrainerServer>> TrainerServer::start(Options options) {
   auto state = std::make_unique<State>(std::move(options));
   auto* s = state.get();
+  sweep_partial_downloads(s->options.attempt.work_dir / "datasets");
   metrics().busy.Set(0);  // shows the trainer's metrics from the start on
   s->registry = std::make_unique<Caller>(s->bus, s->options.registry);
   s->trainer = std::thread([s] { s->run(); });

@@ -347,12 +347,13 @@ Signature Training::signature() const {
     return shape;
   };
   Signature signature;
-  signature.inputs = {{architecture.input_name, DType::kF32, batched(architecture.input_shape)}};
+  signature.inputs = {{architecture.input_name, architecture.input_dtype, batched(architecture.input_shape)}};
   const auto& last = architecture.layers.empty() ? architecture.input_name : architecture.layers.back().name;
   signature.outputs = {{last, DType::kF32, batched(architecture.output_shape())}};
   using Kind = keras::Loss::Kind;
   const bool values = spec_.loss.kind == Kind::kMeanSquaredError || spec_.loss.kind == Kind::kMeanAbsoluteError;
   if (!values) {
+    signature.logits = spec_.loss.from_logits;
     // One name for each output; a lone sigmoid tells two classes apart.
     const auto& shape = architecture.output_shape();
     const std::int64_t outputs = shape.empty() ? 1 : shape.back();

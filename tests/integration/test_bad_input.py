@@ -71,6 +71,15 @@ def test_what_is_no_number_is_a_400(stripes, number):
     assert answer.status_code == 400, answer.text
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_nan_is_refused_in_every_dialect(stripes, number):
+    flat = ",".join([number] + ["0"] * 63)
+    for path, body in (("/v1/models/stripes:predict", f'{{"instances":[[{flat}]]}}'),
+                       ("/v2/models/stripes/infer", f'{{"inputs":[{{"name":"input","shape":[1,8,8],"datatype":"FP32","data":[{flat}]}}]}}')):
+        answer = stripes.post(path, data=body)
+        assert answer.status_code == 400 and answer.json()["error"], answer.text
+
+
 def v2(**changes):
     tensor = {"name": "input", "shape": [1, 8, 8], "datatype": "FP32", "data": [0] * 64, **changes}
     return {"inputs": [{k: v for k, v in tensor.items() if v is not None}]}
@@ -112,6 +121,7 @@ def test_what_is_not_there_is_a_404(stripes, path, status):
 def test_predicting_with_what_is_not_there_is_a_404(stripes):
     assert stripes.predict("none", [IMAGE]).status_code == 404
     assert stripes.post("/v1/models/stripes/versions/99:predict", json={"instances": [IMAGE]}).status_code == 404
+    assert stripes.post("/v1/models/stripes/labels/none:predict", json={"instances": [IMAGE]}).status_code == 404
     assert stripes.post("/v2/models/none/infer", json=v2()).status_code == 404
     assert stripes.post("/predict", json={"model": "none", "input": IMAGE}).status_code == 404
     missing = stripes.request("PUT", "/api/v1/models/stripes/aliases/x", json={"version": 99})

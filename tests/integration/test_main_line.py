@@ -152,7 +152,7 @@ def test_an_alias_moves_only_from_where_it_is_expected(stripes):
     history = stripes.get(path + "/history").json()["items"]
     assert {(m["from"], m["to"], m["reason"]) for m in history} == {(None, 1, "start"), (1, 2, "better")}
     assert stripes.request("DELETE", path, json={"expected": 2}).status_code in (200, 204)
-    assert stripes.post("/v1/models/stripes/labels/prod:predict", json={"instances": [IMAGE]}).status_code == 400
+    assert stripes.post("/v1/models/stripes/labels/prod:predict", json={"instances": [IMAGE]}).status_code == 404
 
 
 def test_a_queued_job_can_be_cancelled_and_a_running_one_too(stripes):

@@ -6,6 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <functional>
+#include <future>
+
 #include "services/gateway/problem.h"
 
 namespace slipway::gateway {
@@ -185,6 +188,47 @@ TEST_F(HttpServerTest, RefusesConnectionsOverTheCap) {
   EXPECT_THAT(first.hear("\r\n\r\n1"), HasSubstr("200 OK"));
   const Client second(server->port());
   EXPECT_THAT(second.hear("\r\n\r\n"), StartsWith("HTTP/1.1 503 "));
+}
+TEST_F(HttpServerTest, RefusesABodyOverTheBudgetOfAllRequests) {
+  settings.max_body_bytes = 60;
+  settings.max_buffered_bytes = 100;
+  settings.body_grace_ms = 60'000;
+  start();
+  const Client first(server->port());
+  first.say("POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 60\r\n\r\n");
+  EXPECT_THAT(first.hear("\r\n\r\n"), StartsWith("HTTP/1.1 100 "));
+  first.say(std::string(59, 'x'));
+  const std::string whole =
+      "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 50\r\n\r\n" + std::string(50, 'y');
+  // One thread serves both and took the first's bytes, which were there before, first.
+  EXPECT_THAT(ask(whole),
+              testing::AllOf(StartsWith("HTTP/1.1 503 "), HasSubstr("Retry-After: "), HasSubstr("100 bytes")));
+  first.say("x");
+  EXPECT_THAT(first.hear("xx"), HasSubstr("200 OK"));
+  EXPECT_THAT(ask(whole), StartsWith("HTTP/1.1 200 "));
+}
+TEST_F(HttpServerTest, DestructionSurvivesACoroutineThatIsAnsweredLater) {
+  std::function<void(int)> answer;
+  std::promise<void> asked;
+  Route route;
+  route.method = "GET";
+  route.pattern = "/parked";
+  route.body = BodyPolicy::kNone;
+  route.handler = [&](Call&) -> Task<Response> {
+    const int status = co_await await_value<int>([&](auto done) {
+      answer = [done](int value) mutable { done(value); };
+      asked.set_value();
+    });
+    co_return json_response(status, "{}");
+  };
+  routes.add(std::move(route));
+  start();
+  const Client client(server->port());
+  client.say("GET /parked HTTP/1.1\r\nHost: a\r\n\r\n");
+  asked.get_future().wait();
+  server.reset();
+  answer(200);
+  answer = nullptr;
 }
 TEST_F(HttpServerTest, DrainClosesIdleConnections) {
   start();

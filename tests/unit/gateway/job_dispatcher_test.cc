@@ -24,10 +24,16 @@ struct JobDispatcherTest : testing::Test {
     run.lease = {.job = JobId("j"), .epoch = 3, .holder = WorkerId("w"), .duration_ms = 10'000};
     return run;
   }
-  HandOver hand_over() {
+  std::uint64_t claim() {
     dispatcher.wake(kStart, out);
+    EXPECT_EQ(out.size(), 1U);
+    const auto number = std::get<Claim>(out.at(0)).number;
     out.clear();
-    dispatcher.on_claimed("t", run(), kStart, out);
+    return number;
+  }
+  HandOver hand_over() {
+    const auto number = claim();
+    dispatcher.on_claimed(number, run(), kStart, out);
     EXPECT_EQ(out.size(), 1U);
     auto handed = std::get<HandOver>(out.at(0));
     out.clear();
@@ -49,9 +55,8 @@ TEST_F(JobDispatcherTest, ClaimsOnceForATrainerWithCredit) {
 }
 
 TEST_F(JobDispatcherTest, AsksAgainEverySecondWhenNoneWaited) {
-  dispatcher.wake(kStart, out);
-  out.clear();
-  dispatcher.on_claimed("t", std::nullopt, kStart, out);
+  const auto number = claim();
+  dispatcher.on_claimed(number, std::nullopt, kStart, out);
   dispatcher.on_tick(kStart + 999ms, out);
   EXPECT_TRUE(out.empty());
   dispatcher.on_tick(kStart + 1s, out);
@@ -87,11 +92,26 @@ TEST_F(JobDispatcherTest, ALostTrainersJobGoesBack) {
 }
 
 TEST_F(JobDispatcherTest, AClaimForATrainerThatHasGoneGoesBack) {
-  dispatcher.wake(kStart, out);
-  out.clear();
+  const auto number = claim();
   workers.remove("t");
-  dispatcher.on_claimed("t", run(), kStart, out);
+  dispatcher.on_claimed(number, run(), kStart, out);
   expect_given_back();
+}
+
+TEST_F(JobDispatcherTest, AJobThatComesAfterItsClaimWasGivenUpGoesBack) {
+  dispatcher.wake(kStart, out);
+  const auto first = std::get<Claim>(out.at(0)).number;
+  out.clear();
+  dispatcher.on_tick(kStart + JobDispatcher::kClaimWithin, out);
+  ASSERT_EQ(out.size(), 1U);  // the trainer is asked for again meanwhile
+  const auto second = std::get<Claim>(out[0]).number;
+  out.clear();
+  dispatcher.on_claimed(first, run(), kStart, out);
+  expect_given_back();
+  out.clear();
+  dispatcher.on_claimed(second, run(), kStart, out);
+  ASSERT_EQ(out.size(), 1U);
+  EXPECT_TRUE(std::holds_alternative<HandOver>(out[0]));
 }
 
 TEST_F(JobDispatcherTest, ClaimsNothingOnceStopped) {

@@ -48,11 +48,16 @@ TEST(TfsApi, TakesAnExampleFlatOrWithoutItsLastAxisOfOne) {
     EXPECT_EQ(request->inputs[0].spec.shape, (Shape{1, 2, 2, 1})) << body;
     EXPECT_TRUE(check_inputs(image, request->inputs));
   }
-  for (const char* body : {R"({"instances":[[[1,2,3,4]]]})", R"({"instances":[1,2,3,4]})", R"({"instances":[[1,2,3]]})"}) {
+  for (const char* body :
+       {R"({"instances":[[[1,2,3,4]]]})", R"({"instances":[1,2,3,4]})", R"({"instances":[[1,2,3]]})"}) {
     const auto request = read_tfs_request(body, image);
     ASSERT_TRUE(request) << body << request.error().message;
     EXPECT_FALSE(check_inputs(image, request->inputs)) << body;
   }
+}
+TEST(TfsApi, TakesNanOnlyWhenToldTo) {
+  EXPECT_FALSE(read_tfs_request(R"({"instances":[[1,NaN]]})", kOne));
+  EXPECT_TRUE(read_tfs_request(R"({"instances":[[1,NaN]]})", kOne, true));
 }
 TEST(TfsApi, ReadsSeveralInputs) {
   for (const char* body :

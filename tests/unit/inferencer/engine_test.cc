@@ -198,6 +198,24 @@ TEST_F(EngineTest, AVersionThatIsNotBatchableRunsItsRequestsOneByOne) {
   EXPECT_EQ(values(*second.get()), std::vector<float>{7});
 }
 
+TEST_F(EngineTest, TheWatchdogKnowsWhatRunsAndUntilWhenItMay) {
+  Watchdog watchdog;
+  Engine engine({.instances = 1,
+                 .limits = {.max_rows = 1, .max_queued_rows = 100, .max_wait = 0us},
+                 .stuck_after = 1h,
+                 .watchdog = &watchdog});
+  add(engine, kSlow);
+  const auto deadline = Clock::now() + 10h;
+  auto running = submit(engine, inputs({1, 2}), {}, deadline);
+  std::optional<Watchdog::Run> run;
+  while (!run && running.wait_for(0s) != std::future_status::ready) run = watchdog.overdue(Clock::now() + 100h);
+  ASSERT_TRUE(run);
+  EXPECT_EQ(run->key, kKey);
+  EXPECT_EQ(run->until, deadline + 1h);
+  ASSERT_TRUE(running.get());
+  EXPECT_FALSE(watchdog.overdue(Clock::now() + 100h));
+}
+
 TEST_F(EngineTest, ABusyVersionCannotBeRemoved) {
   Engine engine({.instances = 1, .limits = {.max_rows = 4, .max_queued_rows = 100, .max_wait = 1h}});
   add(engine, kDouble);

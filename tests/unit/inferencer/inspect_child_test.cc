@@ -32,12 +32,22 @@ TEST_F(InspectChild, HandsTheRefusalOn) {
 }
 
 TEST_F(InspectChild, EndsAModelThatLoopsForEver) {
-  const auto path =
-      save_module(folder_, "loop.pt", "def forward(self, x):\n  while True:\n    x = x + 1\n  return x\n");
+  const auto path = save_module(folder_, "loop.pt",
+                                "def forward(self, x):\n  for i in range(4000000000):\n    x = x + 1\n  return x\n");
   const auto refused = inspect(path, {.time = std::chrono::seconds(3)});
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::kInvalidArgument);
   EXPECT_TRUE(refused.error().message.contains("within")) << refused.error().message;
+}
+
+TEST_F(InspectChild, EndsTheChildWhenItIsToStop) {
+  const auto path = save_module(folder_, "loop.pt",
+                                "def forward(self, x):\n  for i in range(4000000000):\n    x = x + 1\n  return x\n");
+  std::stop_source stop;
+  stop.request_stop();
+  const auto stopped = inspect_in_child(SLIPWAY_INFERENCER, path, rows_of(2), {}, stop.get_token());
+  ASSERT_FALSE(stopped);
+  EXPECT_EQ(stopped.error().code, Code::kUnavailable);
 }
 
 TEST_F(InspectChild, RefusesAModelThatEatsMemory) {

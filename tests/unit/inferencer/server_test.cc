@@ -66,9 +66,14 @@ class FakeRegistry {
                                                              .state = {}}},
                            .payload = {}});
   }
-  void lose_chunks() {
+  // Chunks are asked for in vain from now on.
+  void deafen() {
     const std::lock_guard lock(mutex_);
-    chunks_.clear();
+    deaf_ = true;
+  }
+  void wait_for_chunk() {
+    std::unique_lock lock(mutex_);
+    asked_.wait(lock, [this] { return chunk_asked_; });
   }
 
  private:
@@ -90,6 +95,9 @@ class FakeRegistry {
       const auto found = versions_.find({wanted->model, wanted->version});
       if (found != versions_.end()) reply = msg::Versions{.items = {found->second}};
     } else if (const auto* chunk = std::get_if<msg::GetChunk>(&body)) {
+      chunk_asked_ = true;
+      asked_.notify_all();
+      if (deaf_) return;
       const auto found = chunks_.find(chunk->digest);
       if (found != chunks_.end()) {
         reply = msg::Ok{};
@@ -101,6 +109,9 @@ class FakeRegistry {
   }
 
   std::mutex mutex_;
+  std::condition_variable asked_;
+  bool deaf_ = false;
+  bool chunk_asked_ = false;
   std::map<std::string, Model> models_;
   std::map<msg::VersionKey, Version> versions_;
   std::map<Digest, std::string> chunks_;
@@ -113,6 +124,13 @@ class FakeRegistry {
 // Welcomes whoever says hello, remembers heartbeats, asks.
 class FakeGateway {
  public:
+  // The worker is gone: wait for the next one's word, and answer that one.
+  void forget() {
+    const std::lock_guard lock(mutex_);
+    beat_.reset();
+    peer_.clear();
+  }
+
   FakeGateway() {
     router_ = *bus_.bind_router("127.0.0.1:0", [this](Incoming incoming) { on_message(std::move(incoming)); });
   }
@@ -182,7 +200,7 @@ class ServerTest : public testing::Test {
   static void SetUpTestSuite() { start_torch(1); }
 
   std::string doubler() { return read_file(save_doubler(folder_)); }
-  void start() {
+  void start(const std::function<void(Server::Options&)>& change = {}) {
     Server::Options options{.gateways = {gateway_.address()},
                             .registry = registry_.calls(),
                             .registry_events = registry_.events(),
@@ -193,6 +211,7 @@ class ServerTest : public testing::Test {
                             .inspect = {}};
     options.store.cache_dir = folder_.path() / "cache";
     options.max_requests = 100;
+    if (change) change(options);
     auto server = Server::start(std::move(options));
     ASSERT_TRUE(server);
     server_ = std::move(*server);
@@ -288,6 +307,43 @@ TEST_F(ServerTest, AMessageOfAnotherKindIsUnsupported) {
   start();
   ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
   EXPECT_EQ(code(gateway_.receive(gateway_.send(msg::RunJob{}))), Code::kUnsupported);
+}
+
+// Slow on purpose, not for ever: the test must be able to join its thread.
+TEST_F(ServerTest, AStuckUploadIsQuarantinedAndNotRunAgain) {
+  const std::string slow = read_file(save_module(
+      folder_, "slow.pt",
+      "def forward(self, x):\n  y = torch.ones([300, 300])\n  for i in range(1000):\n    y = torch.matmul(y, y) * 0.0\n"
+      "  return x * 2 + torch.sum(y)\n"));
+  registry_.publish("m", 1, slow, rows_of(2), true);
+  std::promise<void> stuck;
+  start([&](Server::Options& options) {
+    options.store.max_batch_rows = 1;
+    options.engine.stuck_after = 0ms;
+    options.on_stuck = [&stuck] { stuck.set_value(); };
+  });
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  auto told = stuck.get_future();
+  while (told.wait_for(0s) != std::future_status::ready) gateway_.infer("m", 1, {1, 2}, 50);
+  server_->stop();
+  server_.reset();
+  gateway_.forget();
+
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  const Message refused = gateway_.infer("m", 1, {1, 2});
+  EXPECT_EQ(code(refused), Code::kInvalidArgument);
+  EXPECT_TRUE(std::get<msg::Error>(refused.envelope.body).message.contains("quarantined"));
+}
+
+TEST_F(ServerTest, StoppingDoesNotWaitForTheRegistry) {
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  registry_.deafen();
+  start();
+  registry_.wait_for_chunk();
+  const auto begun = std::chrono::steady_clock::now();
+  server_->stop();
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, 20s);  // a chunk's deadline is 60 s
 }
 
 TEST_F(ServerTest, DrainingReturnsTheCredits) {

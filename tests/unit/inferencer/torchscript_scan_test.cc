@@ -132,6 +132,29 @@ TEST_F(TorchScriptScan, RefusesAfterLoadingWhatIsWrittenAsAMethodCall) {
   EXPECT_TRUE(refusal(path, false).contains("aten::as_strided")) << refusal(path, false);
 }
 
+TEST_F(TorchScriptScan, RefusesLoopsThatNeedNotEnd) {
+  for (const std::string body : {"while bool((x > 2).any()):\n    x = x + 1", "while True:\n    x = x + 1",
+                                 "for i in range(int(x.sum())):\n    x = x + 1"}) {
+    const auto path =
+        save_module(folder_, random_hex(64) + ".pt", "def forward(self, x):\n  " + body + "\n  return x\n");
+    EXPECT_TRUE(refusal(path, false).contains("may never end")) << body;
+  }
+}
+
+// As scripted recurrent and attention layers have them.
+TEST_F(TorchScriptScan, TakesLoopsOverShapesAndLists) {
+  for (const std::string body :
+       {"for i in range(x.size(1)):\n    x = x + i", "for i in range(x.shape[1] - 1, -1, -1):\n    x = x + i",
+        "parts = torch.unbind(x, 1)\n  for i in range(len(parts)):\n    x = x + parts[i].unsqueeze(1)",
+        "for part in torch.unbind(x, 1):\n    x = x + part.unsqueeze(1)",
+        "sizes = [s * 2 for s in [1, 2]]\n  for s in sizes:\n    x = x * s",
+        "n = x.size(0)\n  if n > 2:\n    n = 2\n  for i in range(n):\n    for j in range(i):\n      x = x + 1"}) {
+    const auto path =
+        save_module(folder_, random_hex(64) + ".pt", "def forward(self, x):\n  " + body + "\n  return x\n");
+    EXPECT_EQ(refusal(path, false), "loaded") << body;
+  }
+}
+
 TEST_F(TorchScriptScan, RefusesWhatIsNotAZip) {
   for (const std::string& bytes :
        {std::string(), std::string("P"), std::string("hello, this is not a model"), std::string(5000, '\0')}) {

@@ -1,5 +1,6 @@
 #include "services/registry/catalog.h"
 
+#include "lib/wire/page.h"
 #include "tests/unit/registry/fixture.h"
 
 namespace slipway::registry {
@@ -68,6 +69,38 @@ TEST_F(CatalogTest, ListsTheNewestOfEachDatasetInPages) {
   EXPECT_THAT(names, testing::UnorderedElementsAre("a", "a-b", "a0", "b"));
   EXPECT_EQ(catalog_->list_datasets({.name = "a", .after = {}})->size(), 2U);
   EXPECT_EQ(catalog_->list_datasets({.name = "none", .after = {}}).error().code, Code::kNotFound);
+}
+
+TEST_F(CatalogTest, EndsAPageThatGrowsTooLargeForOneMessage) {
+  constexpr std::uint64_t kVersions = 8;
+  Signature signature = some_signature();
+  signature.classes.assign(1, std::string(600'000, 'c'));
+  for (std::uint64_t i = 0; i < kVersions; ++i) {
+    ASSERT_TRUE(catalog_->commit_version({.upload = {}, .model = "m", .signature = signature, .actor = {}},
+                                         {stored_file("model.pt", "bytes")}, 0));
+  }
+  std::vector<std::uint64_t> numbers;
+  for (bool more = true; more;) {
+    const auto page =
+        catalog_->list_versions({.model = "m", .after = numbers.empty() ? 0 : numbers.back(), .limit = 100}).value();
+    const auto sent = decode(encode({.request_id = {}, .body = msg::Versions{.items = page}}).bytes());
+    ASSERT_TRUE(sent) << sent.error().message;
+    ASSERT_TRUE(std::holds_alternative<msg::Versions>(sent->body));
+    for (const Version& version : page) numbers.push_back(version.number);
+    more = may_have_next(page, 100);
+  }
+  EXPECT_THAT(numbers, testing::ElementsAre(1, 2, 3, 4, 5, 6, 7, 8));
+}
+
+TEST_F(CatalogTest, LeavesColumnsOutOfLists) {
+  Dataset described;
+  described.name = "d";
+  described.digest = sha256("1");
+  described.columns.resize(3);
+  ASSERT_TRUE(catalog_->commit_dataset(described, 0));
+  EXPECT_TRUE(catalog_->list_datasets({})->at(0).columns.empty());
+  EXPECT_TRUE(catalog_->list_datasets({.name = "d", .after = {}})->at(0).columns.empty());
+  EXPECT_EQ(catalog_->dataset("d", 0)->columns.size(), 3U);
 }
 
 TEST_F(CatalogTest, NumbersUploadedVersionsDenselyAcrossRestarts) {

@@ -118,6 +118,31 @@ TEST_F(JobBookTest, RefusesAJobItCannotKeep) {
   EXPECT_EQ(create().id, JobId("job-1"));
 }
 
+TEST_F(JobBookTest, TellsARepeatedReportOnce) {
+  create();
+  const Lease lease = claim();
+  const auto event = [](const std::string& kind, std::uint64_t step) {
+    JobEvent made;
+    made.kind = kind;
+    made.progress.step = step;
+    return made;
+  };
+  const auto tell = [&](std::vector<JobEvent> events) {
+    return jobs_->report({.lease = lease, .events = std::move(events)}, now());
+  };
+  ASSERT_TRUE(tell({event("epoch", 1), event("progress", 2)}));
+  ASSERT_TRUE(tell({}));
+  ASSERT_TRUE(tell({event("epoch", 1), event("progress", 2)}));
+  // The last progress of the lost report has given way to a newer one, and more has come.
+  ASSERT_TRUE(tell({event("epoch", 1), event("progress", 3), event("warning", 3)}));
+  EXPECT_THAT(history(), ElementsAre("0", "1", "2", "epoch", "progress", "progress", "warning"));
+  // Another attempt may well tell the same.
+  ASSERT_TRUE(end(lease, msg::Outcome::kReleased));
+  const Lease next = claim();
+  ASSERT_TRUE(jobs_->report({.lease = next, .events = {event("epoch", 1)}}, now()));
+  EXPECT_EQ(history().back(), "epoch");
+}
+
 TEST_F(JobBookTest, HandsOutTheOldestJobOnce) {
   create();
   create();

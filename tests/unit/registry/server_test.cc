@@ -1,7 +1,12 @@
 #include "services/registry/server.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <future>
 #include <latch>
+#include <optional>
 #include <thread>
 
 #include "lib/wire/caller.h"
@@ -12,6 +17,27 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::HasSubstr;
+
+// Stands in for a chunk on the disk whose reads take until it is opened.
+class SlowChunk {
+ public:
+  SlowChunk(const std::filesystem::path& data_dir, const std::string& content) {
+    const std::string hex = to_hex(sha256(content));
+    const std::string path = (data_dir / "chunks" / hex.substr(0, 2) / hex.substr(2)).string();
+    made_ = ::mkfifo(path.c_str(), 0600) == 0;
+    fd_ = ::open(path.c_str(), O_RDWR);
+  }
+  ~SlowChunk() { ::close(fd_); }
+  SlowChunk(const SlowChunk&) = delete;
+  SlowChunk& operator=(const SlowChunk&) = delete;
+  [[nodiscard]] bool good() const { return made_ && fd_ >= 0; }
+  // Each read ends with one byte.
+  [[nodiscard]] bool release(int reads) const { return ::write(fd_, std::string(reads, 'x').data(), reads) == reads; }
+
+ private:
+  bool made_ = false;
+  int fd_ = -1;
+};
 
 class ServerTest : public testing::Test {
  protected:
@@ -48,7 +74,16 @@ class ServerTest : public testing::Test {
     return opened->upload;
   }
 
+  // More reads of a slow chunk than the pool has threads: nothing else there has its turn.
+  static constexpr int kReads = 16;
+  void read_slowly(const std::string& content) {
+    for (int i = 0; i < kReads; ++i) {
+      caller_->call(msg::GetChunk{.digest = sha256(content)}, {}, {.deadline = 20s, .request_id = {}}, [](auto) {});
+    }
+  }
+
   Folder folder_;
+  std::optional<SlowChunk> slow_;  // outlives the server, which may still be about to open it
   ServerOptions options_;
   std::unique_ptr<Bus> bus_;
   std::unique_ptr<Server> server_;
@@ -125,6 +160,80 @@ TEST_F(ServerTest, KeepsAnUploadedVersionOnceAlsoWhenAskedTwice) {
   EXPECT_TRUE(first->items.at(0).uploaded);
   EXPECT_EQ(ask<msg::Versions>(question)->items, first->items);
   EXPECT_EQ(ask<msg::Models>(msg::GetModel{.model = "m"})->items.at(0).latest, 1U);
+}
+
+TEST_F(ServerTest, LooksAtADatasetOnceHoweverOftenItsCommitIsRepeated) {
+  const msg::CommitDataset question{.upload = upload("t.csv", "a\n1\n"), .name = "d"};
+  const auto first = ask<msg::DatasetStored>(question);
+  ASSERT_TRUE(first) << first.error().message;
+  const std::string hex = to_hex(sha256("a\n1\n"));
+  ASSERT_TRUE(std::filesystem::remove(folder_.path() / "chunks" / hex.substr(0, 2) / hex.substr(2)));
+  const auto again = ask<msg::DatasetStored>(question);
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ(again->dataset, first->dataset);
+  // With another file it is another data set, which has to be looked at.
+  ASSERT_TRUE(
+      ask<msg::Ok>(msg::UploadPart{.upload = question.upload, .file = "u.csv", .last = true}, {Frame::copy("a\n2\n")}));
+  EXPECT_FALSE(ask<msg::DatasetStored>(question));
+}
+
+TEST_F(ServerTest, GivesUpWhatNobodyWaitsForAnyMore) {
+  slow_.emplace(folder_.path(), "slow");
+  ASSERT_TRUE(slow_->good());
+  const auto opened = ask<msg::UploadOpened>(msg::OpenUpload{});
+  ASSERT_TRUE(opened);
+  read_slowly("slow");
+  const auto late = caller_->call_and_wait(msg::UploadPart{.upload = opened->upload, .file = "f", .last = true},
+                                           {Frame::copy("x")}, {.deadline = 50ms, .request_id = {}});
+  EXPECT_EQ(late.error().code, Code::kDeadlineExceeded);
+  // Another one waits as long: the first is late by the registry's clock too.
+  const auto later = caller_->call_and_wait(msg::GetChunk{}, {}, {.deadline = 50ms, .request_id = {}});
+  EXPECT_EQ(later.error().code, Code::kDeadlineExceeded);
+  ASSERT_TRUE(slow_->release(kReads));
+  const auto files = ask<msg::UploadedFiles>(msg::GetUpload{.upload = opened->upload});
+  ASSERT_FALSE(files);
+  EXPECT_THAT(files.error().message, HasSubstr("no files"));
+}
+
+TEST_F(ServerTest, DoesNotStartWhatWaitsForThePoolWhenItStops) {
+  ASSERT_TRUE(ask<msg::UploadedFiles>(msg::GetUpload{.upload = upload("f", "content")}));
+  slow_.emplace(folder_.path(), "slow");
+  ASSERT_TRUE(slow_->good());
+  read_slowly("slow");
+  std::promise<Result<Message>> answered;
+  caller_->call(msg::GetChunk{.digest = sha256("content")}, {}, {.deadline = 20s, .request_id = {}},
+                [&](auto answer) { answered.set_value(std::move(answer)); });
+  ASSERT_TRUE(ask<msg::Models>(msg::ListModels{}));  // so the one before has come
+  auto stopped = std::async(std::launch::async, [this] { server_->stop(); });
+  while (server_->not_ready().empty()) std::this_thread::yield();
+  ASSERT_TRUE(slow_->release(kReads));
+  const auto answer = answered.get_future().get();
+  ASSERT_FALSE(answer);
+  EXPECT_EQ(answer.error().code, Code::kUnavailable);
+  stopped.get();
+}
+
+TEST_F(ServerTest, LimitsTheCallsThatWaitForThePool) {
+  slow_.emplace(folder_.path(), "slow");
+  ASSERT_TRUE(slow_->good());
+  stop();
+  options_.max_queued_calls = 1;
+  start();
+  struct Refusals {
+    std::atomic<int> count{0};
+    std::promise<void> enough;
+  };
+  const auto refusals = std::make_shared<Refusals>();
+  constexpr int kPool = 4;
+  for (int i = 0; i < kReads; ++i) {
+    caller_->call(msg::GetChunk{.digest = sha256("slow")}, {}, {.deadline = 20s, .request_id = {}},
+                  [refusals](auto answer) {
+                    if (answer || answer.error().code != Code::kOverloaded) return;
+                    if (++refusals->count == kReads - kPool - 1) refusals->enough.set_value();
+                  });
+  }
+  EXPECT_EQ(refusals->enough.get_future().wait_for(20s), std::future_status::ready);
+  ASSERT_TRUE(slow_->release(kReads));
 }
 
 TEST_F(ServerTest, NamesWhatIsWrong) {

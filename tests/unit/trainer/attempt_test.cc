@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <format>
+#include <fstream>
 #include <sstream>
 
 #include "lib/base/random_id.h"
@@ -169,6 +170,33 @@ TEST_F(Attempts, ADamagedCheckpointIsAWarningAndANewStart) {
   EXPECT_EQ(attempt(document(2))->run(), AttemptEnd::kPublished);
   ASSERT_FALSE(registry_.events.empty());
   EXPECT_EQ(registry_.events[0].kind, "warning");
+}
+
+TEST_F(Attempts, ADiskThatTakesNothingEndsTheAttemptForAnotherTry) {
+  std::ofstream(folder_) << "a file where the folder should be";
+  EXPECT_EQ(attempt(document(1))->run(), AttemptEnd::kFailed);
+  ASSERT_EQ(registry_.ended.size(), 1u);
+  EXPECT_EQ(registry_.ended[0].reason, "INTERNAL");
+  EXPECT_TRUE(registry_.ended[0].retry);
+}
+
+TEST_F(Attempts, AReportIsToldAgainUnchangedUntilItIsAnswered) {
+  registry_.deaf_to_reports = 2;
+  JobEvent first;
+  first.kind = "epoch";
+  JobEvent second = first;
+  second.message = "came while the first was not answered";
+  LeaseReporter reporter(caller_, order("").lease, "");
+  reporter.add(first);
+  while (true) {
+    const std::lock_guard lock(registry_.mutex);
+    if (!registry_.events.empty()) break;
+  }
+  reporter.add(second);
+  reporter.flush(20s);
+  const std::lock_guard lock(registry_.mutex);
+  std::erase_if(registry_.reports, [](const auto& events) { return events.empty(); });
+  EXPECT_EQ(registry_.reports, (std::vector<std::vector<JobEvent>>{{first}, {first}, {first}, {second}}));
 }
 
 TEST_F(Attempts, ReportEpochsInOrder) {

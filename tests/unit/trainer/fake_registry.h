@@ -40,9 +40,11 @@ class FakeRegistry {
   bool refuse_reports = false;  // kConflict
   bool refuse_checkpoints = false;
   int deaf_to_publishes = 0;            // so many are not answered
+  int deaf_to_reports = 0;              // so many with events are taken and not answered
   std::function<void()> on_checkpoint;  // on the bus thread, after a commit
 
   std::vector<JobEvent> events;
+  std::vector<std::vector<JobEvent>> reports;
   std::vector<StoredFile> checkpoint;
   int checkpoints = 0;
   std::vector<msg::Publish> published;
@@ -108,7 +110,9 @@ class FakeRegistry {
       refuse(in, Code::kConflict);
       return {};
     }
+    reports.push_back(report.events);
     events.insert(events.end(), report.events.begin(), report.events.end());
+    if (!report.events.empty() && deaf_to_reports-- > 0) return {};
     answer(in, msg::JobOrders{cancel, report.lease.duration_ms});
     return {};
   }

@@ -145,6 +145,26 @@ TEST_F(BlobTransfer, KeepsADownloadAndFetchesADamagedOneAgain) {
   EXPECT_EQ(store.reads, 6);
 }
 
+TEST_F(BlobTransfer, ADiskThatTakesNothingIsNoReasonToWait) {
+  std::ofstream(folder / "file") << "no folder";
+  const auto done = download_to_cache(registry, store.keep("f", pattern(10), 4096), folder / "file" / "cache");
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, Code::kInternal);
+}
+
+TEST_F(BlobTransfer, SweepsWhatKilledDownloadsLeft) {
+  for (const char* name : {"old.part", "new.part", "whole"}) std::ofstream(folder / name) << "bytes";
+  for (const char* name : {"old.part", "whole"}) {
+    std::filesystem::last_write_time(folder / name,
+                                     std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  }
+  sweep_partial_downloads(folder);
+  EXPECT_FALSE(std::filesystem::exists(folder / "old.part"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "new.part"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "whole"));
+  sweep_partial_downloads(folder / "none");
+}
+
 TEST_F(BlobTransfer, LeavesNothingHalfDoneBehind) {
   StoredFile file = store.keep("f", pattern(10'000), 4096);
   store.chunks[file.chunks[2]][0] ^= 1;
