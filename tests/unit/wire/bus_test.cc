@@ -17,6 +17,13 @@ Message message(msg::Body body, std::uint64_t correlation = 1, std::vector<Frame
           .payload = std::move(payload)};
 }
 
+// Low enough to be crossed by a test.
+constexpr Bus::Limits kTightLimits{.max_queued_messages = 100,
+                                   .max_waiting_messages = 100,
+                                   .max_waiting_bytes = 1 << 20,
+                                   .max_frame_bytes = 65536,
+                                   .max_frames = 8};
+
 // A router that answers every message with Ok and the same payload.
 class Echo {
  public:
@@ -126,11 +133,7 @@ TEST(Bus, AnswersGarbageWithAnErrorAndGoesOn) {
 }
 
 TEST(Bus, DropsAPeerThatSendsAFrameOverTheLimit) {
-  Echo echo("127.0.0.1:0", {.max_queued_messages = 100,
-                            .max_waiting_messages = 100,
-                            .max_waiting_bytes = 1 << 20,
-                            .max_frame_bytes = 65536,
-                            .max_frames = 8});
+  Echo echo("127.0.0.1:0", kTightLimits);
   zmq::context_t context;
   zmq::socket_t stranger(context, zmq::socket_type::dealer);
   stranger.set(zmq::sockopt::linger, 0);
@@ -211,11 +214,7 @@ TEST(Bus, DropsAMessageWhoseDeadlinePassedBeforeItCouldBeSent) {
 }
 
 TEST(Bus, AnswersAMessageOfTooManyFramesWithAnError) {
-  Echo echo("127.0.0.1:0", {.max_queued_messages = 100,
-                            .max_waiting_messages = 100,
-                            .max_waiting_bytes = 1 << 20,
-                            .max_frame_bytes = 65536,
-                            .max_frames = 8});
+  Echo echo("127.0.0.1:0", kTightLimits);
   zmq::context_t context;
   zmq::socket_t stranger(context, zmq::socket_type::dealer);
   stranger.set(zmq::sockopt::linger, 0);
