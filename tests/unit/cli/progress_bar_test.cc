@@ -52,7 +52,7 @@ TEST(ProgressBar, NeverTakesMoreColumnsThanThereAre) {
 }
 
 TEST(ProgressBar, SurvivesAProgressWithoutSteps) {
-  EXPECT_EQ(training_line({.epoch = 1, .epochs = 1}, 80), "epoch 1/1 " + std::string(24, ' ') + "   0%");
+  EXPECT_EQ(training_line({.epoch = 1, .epochs = 1, .metrics = {}}, 80), "epoch 1/1 " + std::string(24, ' ') + "   0%");
 }
 
 TEST(ProgressBar, SumsUpAnEpochInOneLine) {
