@@ -12,6 +12,7 @@
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/blob_transfer.h"
+#include "services/trainer/memory_need.h"
 #include "services/trainer/metrics.h"
 #include "services/trainer/training.h"
 
@@ -204,6 +205,8 @@ Attempt::Step<std::unique_ptr<Training>> Attempt::prepare() {
   auto spec = keras::parse_job(job.document);
   if (!spec) return failure("USER_ERROR", spec.error());
   spec->seed = job.seed;  // the registry's word: given to jobs that name none
+  const auto memory = settings_.memory_bytes > 0 ? settings_.memory_bytes : memory_left();
+  if (auto fits = check_memory(*spec, memory); !fits) return failure("OOM", fits.error());
   auto data = fetch_data(*spec);
   if (!data) return std::unexpected(std::move(data).error());
 

@@ -1,6 +1,7 @@
 // slipway-trainer: runs training jobs, one at a time.
 #include <spdlog/spdlog.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
   int threads = 0;
   double checkpoint_seconds = 30;
   double drain_seconds = 25;
+  std::uint64_t memory_mib = 0;
 
   Options options("Runs training jobs, one at a time.", "slipway-trainer");
   settings.add_to(options);
@@ -33,6 +35,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 1024));
   options.add("checkpoint-seconds", checkpoint_seconds, "Time between checkpoints of jobs that name none")
       ->check(CLI::Range(0.01, 86400.0));
+  options.add("memory-mib", memory_mib, "Memory that a job may take, in MiB; 0: what is left when it begins");
   options.add("drain-seconds", drain_seconds, "Time to checkpoint and give a job back at SIGTERM")
       ->check(CLI::NonNegativeNumber);
   if (const auto code = options.parse(argc, argv)) return *code;
@@ -43,6 +46,7 @@ int main(int argc, char** argv) {
   server_options.attempt.work_dir = std::filesystem::absolute(work_dir);
   server_options.attempt.threads = threads > 0 ? threads : usable_cores();
   server_options.attempt.checkpoint_every = std::chrono::duration<double>(checkpoint_seconds);
+  server_options.attempt.memory_bytes = memory_mib << 20;
   const int team = server_options.attempt.threads;
 
   start_torch(team);

@@ -1,5 +1,6 @@
 #include "services/trainer/attempt.h"
 
+#include <gmock/gmock.h>
 #include <torch/script.h>
 
 #include <filesystem>
@@ -68,9 +69,11 @@ class Attempts : public testing::Test {
     order.lease = {JobId("j1"), 1, WorkerId("w"), 2000};
     return order;
   }
-  std::unique_ptr<Attempt> attempt(const std::string& text, double checkpoint_seconds = 1000) {
-    return std::make_unique<Attempt>(caller_, order(text),
-                                     AttemptSettings{folder_, 1, std::chrono::duration<double>(checkpoint_seconds)});
+  std::unique_ptr<Attempt> attempt(const std::string& text, double checkpoint_seconds = 1000,
+                                   std::uint64_t memory_bytes = 0) {
+    return std::make_unique<Attempt>(
+        caller_, order(text),
+        AttemptSettings{folder_, 1, std::chrono::duration<double>(checkpoint_seconds), memory_bytes});
   }
   std::vector<torch::Tensor> published_weights() {
     std::istringstream in(registry_.module);
@@ -163,6 +166,15 @@ TEST_F(Attempts, FailWithTheirReason) {
     EXPECT_FALSE(registry_.ended[i].retry);
     EXPECT_FALSE(registry_.ended[i].message.empty());
   }
+}
+
+TEST_F(Attempts, AJobTooLargeForTheMemoryFailsBeforeItIsBuilt) {
+  EXPECT_EQ(attempt(document(1), 1000, 1000)->run(), AttemptEnd::kFailed);
+  ASSERT_EQ(registry_.ended.size(), 1u);
+  EXPECT_EQ(registry_.ended[0].reason, "OOM");
+  EXPECT_FALSE(registry_.ended[0].retry);
+  EXPECT_THAT(registry_.ended[0].message, testing::HasSubstr("33 parameters"));
+  EXPECT_EQ(attempt(document(1), 1000, 10'000)->run(), AttemptEnd::kPublished);
 }
 
 TEST_F(Attempts, ADamagedCheckpointIsAWarningAndANewStart) {

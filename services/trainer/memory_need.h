@@ -1,0 +1,22 @@
+// Whether a job fits into this machine's memory, known before its first tensor is made.
+#pragma once
+
+#include <cstdint>
+
+#include "lib/base/error.h"
+#include "lib/keras/job_spec.h"
+
+namespace slipway::trainer {
+
+// The least that training this job takes, in bytes, beside its data: weights, gradients, what the optimizer keeps of
+// each weight, the copy of all that in a checkpoint, and one batch's activations. Past 2^62 it is given as 2^62.
+[[nodiscard]] std::uint64_t memory_need(const keras::JobSpec& spec);
+
+// What this process may still take, in bytes: the smaller of the machine's free memory and what its cgroup (v2, else
+// v1) has left. 2^62 when neither can be read.
+[[nodiscard]] std::uint64_t memory_left();
+
+// Errors: kTooLarge, with both figures in words.
+[[nodiscard]] Result<void> check_memory(const keras::JobSpec& spec, std::uint64_t bytes_left);
+
+}  // namespace slipway::trainer
