@@ -10,9 +10,9 @@
 #include <thread>
 
 #include "lib/base/log.h"
-#include "lib/dataset/inspect.h"
 #include "services/registry/call_queue.h"
 #include "services/registry/catalog.h"
+#include "services/registry/dataset_inspection.h"
 #include "services/registry/names.h"
 #include "services/registry/registry_metrics.h"
 #include "services/registry/strand_pool.h"
@@ -34,30 +34,6 @@ struct Overloaded : F... {
   using F::operator()...;
 };
 
-using GoOn = std::function<Result<void>()>;
-
-// The bytes of a stored file, chunk by chunk, for as long as somebody wants them.
-class ChunkReader : public dataset::ByteReader {
- public:
-  ChunkReader(const ChunkStore& store, std::vector<Digest> chunks, GoOn go_on)
-      : store_(store), chunks_(std::move(chunks)), go_on_(std::move(go_on)) {}
-  Result<std::span<const std::byte>> next() override {
-    if (auto wanted = go_on_(); !wanted) return std::unexpected(std::move(wanted).error());
-    if (at_ == chunks_.size()) return std::span<const std::byte>{};
-    auto bytes = store_.get(chunks_[at_++]);
-    if (!bytes) return std::unexpected(std::move(bytes).error());
-    held_ = std::move(*bytes);
-    return held_;
-  }
-
- private:
-  const ChunkStore& store_;
-  const std::vector<Digest> chunks_;
-  const GoOn go_on_;
-  std::size_t at_ = 0;
-  std::vector<std::byte> held_;
-};
-
 // Who asked, and until when the answer matters.
 struct Call {
   SocketId socket{};
@@ -74,32 +50,6 @@ CallQueue::Rank rank_of(const msg::Body& body) {
                      std::holds_alternative<msg::CommitCheckpoint>(body) ||
                      std::holds_alternative<msg::Publish>(body) || std::holds_alternative<msg::EndAttempt>(body);
   return lease ? CallQueue::Rank::kLease : CallQueue::Rank::kOther;
-}
-
-// The same files give the same answer again, unlike a disk or a deadline.
-bool is_lasting(const Result<Dataset>& described) {
-  if (described) return true;
-  const Code code = described.error().code;
-  return code == Code::kInvalidArgument || code == Code::kUnsupported || code == Code::kTooLarge;
-}
-
-// Without a name.
-Result<Dataset> describe(const ChunkStore& store, const std::vector<StoredFile>& files, const GoOn& go_on) {
-  std::vector<dataset::InputFile> inputs;
-  for (const StoredFile& file : files) {
-    inputs.push_back(
-        {.name = file.name, .bytes = std::make_unique<ChunkReader>(store, file.chunks, go_on), .digest = file.digest});
-  }
-  auto described = dataset::inspect(std::move(inputs));
-  if (!described) return described;
-  for (StoredFile& file : described->files) {
-    const auto stored = std::ranges::find_if(files, [&](const StoredFile& candidate) {
-      return candidate.digest == file.digest && candidate.size_bytes == file.size_bytes;
-    });
-    if (stored == files.end()) return fail(Code::kInternal, std::format("'{}' was not among the upload", file.name));
-    file.chunks = stored->chunks;
-  }
-  return described;
 }
 
 }  // namespace
@@ -350,7 +300,7 @@ struct Server::State {
       if (const auto* known = (*upload)->described()) {
         described = *known;
       } else {
-        described = describe(*chunks, *files, [this, &call] { return still_wanted(call); });
+        described = inspect_files(*chunks, *files, [this, &call] { return still_wanted(call); });
         if (is_lasting(described)) (*upload)->set_described(described);
       }
       if (!described) return answer(call, std::unexpected(std::move(described).error()));
