@@ -170,8 +170,9 @@ struct GetDataset {
 
 struct ListDatasets {
   name @0 :Text;                # empty: the newest version of each; else all versions of this one
-  after @1 :Text;               # the last name of the page before; empty: from the start
+  after @1 :Text;               # of names: the last one of the page before; empty: from the start
   limit @2 :UInt32;             # 0: 100
+  afterVersion @3 :UInt64;      # of versions: the last one of the page before; 0: from the start
 }
 
 struct Datasets { items @0 :List(Records.Dataset); }

@@ -107,6 +107,7 @@ struct ListDatasets {
   std::string name;
   std::string after;
   std::uint32_t limit = 0;
+  std::uint64_t after_version = 0;
 };
 struct Datasets {
   std::vector<Dataset> items;

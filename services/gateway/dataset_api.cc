@@ -1,6 +1,5 @@
 // /api/v1/datasets
 #include "lib/base/json_text.h"
-#include "lib/wire/page.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/multipart.h"
 #include "services/gateway/own_api.h"
@@ -101,24 +100,33 @@ Task<Response> put_dataset(Services& services, Call& call) {
   co_return response;
 }
 
-Task<Response> list(Services& services, Call& call, std::string name) {
+Task<Response> list_datasets(Services& services, Call& call) {
   auto limit = page_limit(call.request);
   if (!limit) co_return refuse(limit.error(), call);
   auto after = call.request.query_value("after");
   if (!after) co_return refuse(after.error(), call);
-  const bool versions = !name.empty();
   auto page = co_await services.registry.ask<msg::Datasets>(
-      msg::ListDatasets{.name = std::move(name), .after = after->value_or(""), .limit = *limit}, call.request.id);
+      msg::ListDatasets{.name = {}, .after = after->value_or(""), .limit = *limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
-  json::value next = nullptr;
-  if (!versions && may_have_next(page->items, *limit)) next = json::value(page->items.back().name);
-  json::array items;
-  for (const auto& dataset : page->items) items.push_back(to_json(dataset));
-  co_return json_response(200, list_json(std::move(items), std::move(next)));
+  co_return page_response(
+      page->items, *limit, [](const Dataset& dataset) { return dataset.name; },
+      [](const Dataset& dataset) { return to_json(dataset); });
 }
 
-Task<Response> list_datasets(Services& services, Call& call) { return list(services, call, {}); }
-Task<Response> list_versions(Services& services, Call& call) { return list(services, call, call.param("name")); }
+Task<Response> list_versions(Services& services, Call& call) {
+  auto limit = page_limit(call.request);
+  if (!limit) co_return refuse(limit.error(), call);
+  auto after = call.request.query_number("after");
+  if (!after) co_return refuse(after.error(), call);
+  auto page = co_await services.registry.ask<msg::Datasets>(
+      msg::ListDatasets{
+          .name = call.param("name"), .after = {}, .limit = *limit, .after_version = after->value_or(0)},
+      call.request.id);
+  if (!page) co_return refuse(page.error(), call);
+  co_return page_response(
+      page->items, *limit, [](const Dataset& dataset) { return dataset.version; },
+      [](const Dataset& dataset) { return to_json(dataset); });
+}
 
 Task<Response> get_dataset(Services& services, Call& call) {
   auto version = call.request.query_number("version");
@@ -135,10 +143,14 @@ Task<Response> get_dataset(Services& services, Call& call) {
 }  // namespace
 
 void add_dataset_routes(RouteTable& routes, Services& services) {
-  add_own_route(routes, services, "GET", "/api/v1/datasets", BodyPolicy::kNone, false, list_datasets);
-  add_own_route(routes, services, "PUT", "/api/v1/datasets/{name}", BodyPolicy::kStream, true, put_dataset);
-  add_own_route(routes, services, "GET", "/api/v1/datasets/{name}", BodyPolicy::kNone, false, get_dataset);
-  add_own_route(routes, services, "GET", "/api/v1/datasets/{name}/versions", BodyPolicy::kNone, false, list_versions);
+  add_own_route(routes, services, "GET", "/api/v1/datasets", BodyPolicy::kNone, false, list_datasets,
+                {"limit", "after"});
+  add_own_route(routes, services, "PUT", "/api/v1/datasets/{name}", BodyPolicy::kStream, true, put_dataset,
+                {"file"});
+  add_own_route(routes, services, "GET", "/api/v1/datasets/{name}", BodyPolicy::kNone, false, get_dataset,
+                {"version"});
+  add_own_route(routes, services, "GET", "/api/v1/datasets/{name}/versions", BodyPolicy::kNone, false, list_versions,
+                {"limit", "after"});
 }
 
 }  // namespace slipway::gateway

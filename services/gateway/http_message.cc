@@ -68,16 +68,41 @@ std::string_view Request::header(std::string_view name) const {
   return found == headers.end() ? std::string_view() : std::string_view(found->second);
 }
 
+namespace {
+
+// Takes the first "name=value" off the front of `query`; the name is decoded, the value is not.
+Result<std::pair<std::string, std::string_view>> next_parameter(std::string_view& query) {
+  const std::string_view pair = query.substr(0, query.find('&'));
+  query.remove_prefix(std::min(query.size(), pair.size() + 1));
+  const std::size_t equals = pair.find('=');
+  auto name = percent_decode(pair.substr(0, equals), true);
+  if (!name) return std::unexpected(name.error());
+  return std::pair(std::move(*name), equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1));
+}
+
+}  // namespace
+
+Result<void> Request::check_query(std::span<const std::string_view> known) const {
+  for (std::string_view rest = query; !rest.empty();) {
+    const auto parameter = next_parameter(rest);
+    if (!parameter) return std::unexpected(parameter.error());
+    const auto& name = parameter->first;
+    if (name.empty() || std::ranges::contains(known, std::string_view(name))) continue;
+    std::string list;
+    for (const auto& one : known) list += (list.empty() ? "" : ", ") + std::string(one);
+    return fail(Code::kInvalidArgument,
+                std::format("there is no query parameter '{}' here{}", name,
+                            list.empty() ? std::string() : std::format("; there are {}", list)));
+  }
+  return {};
+}
+
 Result<std::optional<std::string>> Request::query_value(std::string_view name) const {
-  std::string_view rest = query;
-  while (!rest.empty()) {
-    const std::string_view pair = rest.substr(0, rest.find('&'));
-    rest.remove_prefix(std::min(rest.size(), pair.size() + 1));
-    const std::size_t equals = pair.find('=');
-    auto key = percent_decode(pair.substr(0, equals), true);
-    if (!key) return std::unexpected(key.error());
-    if (*key != name) continue;
-    auto value = percent_decode(equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1), true);
+  for (std::string_view rest = query; !rest.empty();) {
+    const auto parameter = next_parameter(rest);
+    if (!parameter) return std::unexpected(parameter.error());
+    if (parameter->first != name) continue;
+    auto value = percent_decode(parameter->second, true);
     if (!value) return std::unexpected(value.error());
     return std::optional(std::move(*value));
   }

@@ -41,6 +41,9 @@ struct Request {
   // The first header of that name; empty when there is none.
   [[nodiscard]] std::string_view header(std::string_view name) const;
 
+  // Errors: kInvalidArgument (a query parameter that is none of `known`, or a broken escape).
+  [[nodiscard]] Result<void> check_query(std::span<const std::string_view> known) const;
+
   // The decoded value of the first `name=` of the query. Errors: kInvalidArgument (a broken escape).
   [[nodiscard]] Result<std::optional<std::string>> query_value(std::string_view name) const;
 

@@ -2,7 +2,6 @@
 #include "lib/base/json_text.h"
 #include "lib/base/random_id.h"
 #include "lib/keras/job_spec.h"
-#include "lib/wire/page.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/own_api.h"
 #include "services/gateway/problem.h"
@@ -77,18 +76,16 @@ Task<Response> list_jobs(Services& services, Call& call) {
   auto page = co_await services.registry.ask<msg::Jobs>(
       msg::ListJobs{.before = JobId(before->value_or("")), .limit = *limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
-  json::value next = nullptr;
-  if (may_have_next(page->items, *limit)) next = json::value(page->items.back().id.text());
-  json::array items;
-  for (const auto& job : page->items) items.push_back(to_json(job, false));
-  co_return json_response(200, list_json(std::move(items), std::move(next)));
+  co_return page_response(
+      page->items, *limit, [](const Job& job) { return job.id.text(); },
+      [](const Job& job) { return to_json(job, false); });
 }
 
 }  // namespace
 
 void add_job_routes(RouteTable& routes, Services& services) {
   add_own_route(routes, services, "POST", "/api/v1/jobs", BodyPolicy::kMemory, true, post_job);
-  add_own_route(routes, services, "GET", "/api/v1/jobs", BodyPolicy::kNone, false, list_jobs);
+  add_own_route(routes, services, "GET", "/api/v1/jobs", BodyPolicy::kNone, false, list_jobs, {"limit", "before"});
   add_own_route(routes, services, "GET", "/api/v1/jobs/{id}", BodyPolicy::kNone, false, get_job);
   add_own_route(routes, services, "POST", "/api/v1/jobs/{id}/cancel", BodyPolicy::kNone, true, cancel_job);
 }

@@ -1,6 +1,5 @@
 // /api/v1/models: models, versions, aliases.
 #include "lib/base/json_text.h"
-#include "lib/wire/page.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/own_api.h"
 #include "services/gateway/predictor.h"
@@ -25,11 +24,9 @@ Task<Response> list_models(Services& services, Call& call) {
   auto page = co_await services.registry.ask<msg::Models>(
       msg::ListModels{.after = after->value_or(""), .limit = *limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
-  json::value next = nullptr;
-  if (may_have_next(page->items, *limit)) next = json::value(page->items.back().name);
-  json::array items;
-  for (const auto& model : page->items) items.push_back(to_json(model));
-  co_return json_response(200, list_json(std::move(items), std::move(next)));
+  co_return page_response(
+      page->items, *limit, [](const Model& model) { return model.name; },
+      [](const Model& model) { return to_json(model); });
 }
 
 Response one_model(Result<msg::Models> answer, const Call& call) {
@@ -52,11 +49,9 @@ Task<Response> list_versions(Services& services, Call& call) {
   auto page = co_await services.registry.ask<msg::Versions>(
       msg::ListVersions{.model = call.param("model"), .after = after->value_or(0), .limit = *limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
-  json::value next = nullptr;
-  if (may_have_next(page->items, *limit)) next = json::value(page->items.back().number);
-  json::array items;
-  for (const auto& version : page->items) items.push_back(to_json(version));
-  co_return json_response(200, list_json(std::move(items), std::move(next)));
+  co_return page_response(
+      page->items, *limit, [](const Version& version) { return version.number; },
+      [](const Version& version) { return to_json(version); });
 }
 
 // `version` is a number, an alias, or "latest".
@@ -145,9 +140,11 @@ Task<Response> alias_history(Services& services, Call& call) {
 }  // namespace
 
 void add_model_routes(RouteTable& routes, Services& services) {
-  add_own_route(routes, services, "GET", "/api/v1/models", BodyPolicy::kNone, false, list_models);
+  add_own_route(routes, services, "GET", "/api/v1/models", BodyPolicy::kNone, false, list_models,
+                {"limit", "after"});
   add_own_route(routes, services, "GET", "/api/v1/models/{model}", BodyPolicy::kNone, false, get_model);
-  add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions", BodyPolicy::kNone, false, list_versions);
+  add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions", BodyPolicy::kNone, false, list_versions,
+                {"limit", "after"});
   add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions/{version}", BodyPolicy::kNone, false,
                 get_version);
   add_own_route(routes, services, "PUT", "/api/v1/models/{model}/aliases/{alias}", BodyPolicy::kMemory, true,

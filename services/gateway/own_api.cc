@@ -3,6 +3,7 @@
 #include "services/gateway/oip_api.h"
 #include "services/gateway/openapi_document.h"
 #include "services/gateway/plain_api.h"
+#include "services/gateway/problem.h"
 #include "services/gateway/tfs_api.h"
 
 namespace slipway::gateway {
@@ -16,14 +17,25 @@ Result<std::uint32_t> page_limit(const Request& request) {
   return static_cast<std::uint32_t>(wanted);
 }
 
+namespace {
+
+Task<Response> refuse_query(Error error, const Call& call) {
+  co_return error_response(error, Dialect::kOwn, call.request);
+}
+
+}  // namespace
+
 void add_own_route(RouteTable& routes, Services& services, std::string method, std::string pattern, BodyPolicy body,
-                   bool changes, Task<Response> (*handler)(Services&, Call&)) {
+                   bool changes, Task<Response> (*handler)(Services&, Call&), std::vector<std::string_view> query) {
   routes.add({.method = std::move(method),
               .pattern = std::move(pattern),
               .dialect = Dialect::kOwn,
               .body = body,
               .changes = changes,
-              .handler = [&services, handler](Call& call) { return handler(services, call); }});
+              .handler = [&services, handler, query = std::move(query)](Call& call) {
+                auto known = call.request.check_query(query);
+                return known ? handler(services, call) : refuse_query(std::move(known).error(), call);
+              }});
 }
 
 void add_openapi_routes(RouteTable& routes) {

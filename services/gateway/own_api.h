@@ -1,6 +1,8 @@
 // Slipway's own API, /api/v1. One function a noun; openapi.json describes them all.
 #pragma once
 
+#include "lib/wire/page.h"
+#include "services/gateway/documents.h"
 #include "services/gateway/route_table.h"
 #include "services/gateway/services.h"
 
@@ -20,8 +22,21 @@ void add_all_routes(RouteTable& routes, Services& services);
 // `limit` of a listing: 1 to 1000, 100 when absent. Errors: kInvalidArgument.
 [[nodiscard]] Result<std::uint32_t> page_limit(const Request& request);
 
-// Adds a route of the own dialect.
+// One page of a listing as {"items", "next"}: `describe` makes an item of a record, `cursor` what the next page is asked
+// for with, of the last one.
+template <class Record, class Cursor, class Describe>
+[[nodiscard]] Response page_response(const std::vector<Record>& page, std::uint32_t limit, Cursor cursor,
+                                     Describe describe) {
+  boost::json::value next = nullptr;
+  if (may_have_next(page, limit)) next = boost::json::value(cursor(page.back()));
+  boost::json::array items;
+  for (const auto& record : page) items.push_back(describe(record));
+  return json_response(200, list_json(std::move(items), std::move(next)));
+}
+
+// Adds a route of the own dialect. A query parameter other than those of `query` is refused.
 void add_own_route(RouteTable& routes, Services& services, std::string method, std::string pattern, BodyPolicy body,
-                   bool changes, Task<Response> (*handler)(Services&, Call&));
+                   bool changes, Task<Response> (*handler)(Services&, Call&),
+                   std::vector<std::string_view> query = {});
 
 }  // namespace slipway::gateway

@@ -101,7 +101,7 @@ Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& que
   std::vector<Dataset> found;
   if (!question.name.empty()) {
     if (auto named = check_name("data set", question.name); !named) return std::unexpected(named.error());
-    auto scanned = store_.scan(Family::kDatasets, first_key(question.name), end_key(question.name),
+    auto scanned = store_.scan(Family::kDatasets, numbered_key(question.name, question.after_version + 1), end_key(question.name),
                                [&](auto, auto value) -> Result<bool> {
                                  auto record = decode<Dataset>(value);
                                  if (!record) return std::unexpected(std::move(record).error());
@@ -110,7 +110,9 @@ Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& que
                                  return page.count(found.back());
                                });
     if (!scanned) return std::unexpected(std::move(scanned).error());
-    if (found.empty()) return fail(Code::kNotFound, std::format("there is no data set '{}'", question.name));
+    if (found.empty() && question.after_version == 0) {
+      return fail(Code::kNotFound, std::format("there is no data set '{}'", question.name));
+    }
     return found;
   }
 
@@ -241,6 +243,10 @@ Result<Model> Catalog::move_alias(const msg::MoveAlias& question, std::int64_t n
   auto owner = model(question.model);
   if (!owner) return owner;
   if (auto named = check_name("alias", question.alias); !named) return std::unexpected(named.error());
+  if (question.to != 0 && is_version_word(question.alias)) {
+    return fail(Code::kInvalidArgument,
+                std::format("alias '{}': numbers and 'latest' already mean a version", question.alias));
+  }
   if (auto plain = check_text("reason", question.reason, kMaxReasonBytes); !plain) {
     return std::unexpected(plain.error());
   }

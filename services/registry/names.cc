@@ -59,6 +59,10 @@ std::string number_key(std::uint64_t number) { return std::format("{:020}", numb
 
 std::string numbered_key(std::string_view name, std::uint64_t number) { return std::format("{}/{:020}", name, number); }
 
+bool is_version_word(std::string_view text) {
+  return text == "latest" || std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });
+}
+
 std::uint64_t number_of(std::string_view key) {
   std::uint64_t number = 0;
   const auto digits = key.substr(key.size() < kNumberDigits ? 0 : key.size() - kNumberDigits);

@@ -26,6 +26,9 @@ namespace slipway::registry {
 [[nodiscard]] std::string number_key(std::uint64_t number);
 [[nodiscard]] std::string numbered_key(std::string_view name, std::uint64_t number);  // "name/00000000000000000012"
 
+// Whether it means a version without being an alias: a number, or "latest".
+[[nodiscard]] bool is_version_word(std::string_view text);
+
 // The number at the end of a key made by one of the two above.
 [[nodiscard]] std::uint64_t number_of(std::string_view key);
 

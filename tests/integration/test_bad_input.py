@@ -131,6 +131,19 @@ def test_predicting_with_what_is_not_there_is_a_404(stripes):
     assert stripes.post("/api/v1/jobs", json=small_job(dataset="none")).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/api/v1/jobs?limt=3", "/api/v1/models?before=x", "/api/v1/models/stripes?verbose",
+                                  "/api/v1/datasets/stripes?file=x"])
+def test_an_unknown_query_parameter_is_a_400_that_names_it(stripes, path):
+    answer = stripes.get(path)
+    assert answer.status_code == 400, answer.text
+    assert f"'{path.partition('?')[2].partition('=')[0]}'" in answer.json()["detail"]
+
+
+def test_a_number_is_no_alias(stripes):
+    answer = stripes.request("PUT", "/api/v1/models/stripes/aliases/7", json={"version": 1})
+    assert answer.status_code == 400 and "alias '7'" in answer.json()["detail"]
+
+
 def test_a_wrong_method_is_a_405_that_names_the_right_ones(stripes):
     answer = stripes.request("DELETE", "/api/v1/jobs")
     assert answer.status_code == 405 and "GET" in answer.headers["Allow"] and "POST" in answer.headers["Allow"]

@@ -68,6 +68,10 @@ TEST_F(CatalogTest, ListsTheNewestOfEachDatasetInPages) {
   }
   EXPECT_THAT(names, testing::UnorderedElementsAre("a", "a-b", "a0", "b"));
   EXPECT_EQ(catalog_->list_datasets({.name = "a", .after = {}})->size(), 2U);
+  const auto rest = catalog_->list_datasets({.name = "a", .after = {}, .limit = 1, .after_version = 1}).value();
+  ASSERT_EQ(rest.size(), 1U);
+  EXPECT_EQ(rest[0].version, 2U);
+  EXPECT_THAT(catalog_->list_datasets({.name = "a", .after = {}, .after_version = 2}).value(), testing::IsEmpty());
   EXPECT_EQ(catalog_->list_datasets({.name = "none", .after = {}}).error().code, Code::kNotFound);
 }
 
@@ -150,6 +154,12 @@ TEST_F(CatalogTest, MovesAnAliasOnlyFromWhereItIsExpected) {
   EXPECT_EQ(catalog_->move_alias({.model = "x", .alias = "a", .to = 1, .reason = {}, .actor = {}}, 0).error().code,
             Code::kNotFound);
   EXPECT_TRUE(move(0)->aliases.empty());
+}
+
+TEST_F(CatalogTest, AnAliasIsNoWordThatAlreadyMeansAVersion) {
+  ASSERT_TRUE(upload("m"));
+  for (const char* word : {"1", "007", "latest"}) EXPECT_EQ(move(1, {}, word).error().code, Code::kInvalidArgument);
+  EXPECT_TRUE(move(1, {}, "v1"));
 }
 
 TEST_F(CatalogTest, RecordsEveryMoveOfAnAlias) {
