@@ -5,6 +5,7 @@
 #include <chrono>
 #include <format>
 #include <fstream>
+#include <iostream>
 #include <print>
 #include <sstream>
 
@@ -29,7 +30,9 @@ void Session::catch_interrupt() {
 void print_json(const boost::json::value& value) { std::println("{}", json_text(value)); }
 
 Outcome<std::string> read_text_file(const std::string& file) {
-  std::ifstream in(file, std::ios::binary);
+  std::ifstream opened;
+  if (file != "-") opened.open(file, std::ios::binary);
+  std::istream& in = file == "-" ? std::cin : opened;
   std::stringstream text;
   if (in) text << in.rdbuf();
   if (!in) return give_up(Exit::kUsage, std::format("cannot read {}", file));

@@ -40,7 +40,7 @@ void add_up_command(CLI::App& app, Session& session);
 // One line of JSON on standard output.
 void print_json(const boost::json::value& value);
 
-// The whole of a local text file. Errors: kUsage.
+// The whole of a local text file; "-" is the standard input. Errors: kUsage.
 [[nodiscard]] Outcome<std::string> read_text_file(const std::string& file);
 
 // JSON from the command line or a file; `what` names it in the error. Errors: kUsage.

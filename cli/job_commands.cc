@@ -89,7 +89,7 @@ Outcome<Exit> jobs(const Session& session, const JobsArguments& arguments) {
     return Exit::kOk;
   }
   const auto items =
-      client.list(std::format("/api/v1/jobs?limit={}", std::clamp<std::size_t>(arguments.limit, 1, 1000)),
+      client.list(std::format("/api/v1/jobs?limit={}", arguments.limit),
                   arguments.limit, "before");
   if (!items) return std::unexpected(items.error());
   if (session.json) {
@@ -138,7 +138,7 @@ Outcome<Exit> cancel(const Session& session, const std::string& id) {
 void add_job_commands(CLI::App& app, Session& session) {
   auto* train_command = app.add_subcommand("train", "Submit a training job");
   auto arguments = std::make_shared<TrainArguments>();
-  train_command->add_option("FILE", arguments->file, "The job, a JSON document")->required();
+  train_command->add_option("FILE", arguments->file, "The job, a JSON document; - reads it from the standard input")->required();
   train_command->add_flag("--watch,-w", arguments->watch, "Show its progress and wait for its end");
   train_command
       ->add_option("--set", arguments->changes,
@@ -166,7 +166,9 @@ void add_job_commands(CLI::App& app, Session& session) {
   auto* jobs_command = app.add_subcommand("jobs", "List the jobs, newest first, or show one");
   auto listed = std::make_shared<JobsArguments>();
   jobs_command->add_option("JOB", listed->id, "Id of the job to show");
-  jobs_command->add_option("--limit", listed->limit, "How many to list")->capture_default_str();
+  jobs_command->add_option("--limit", listed->limit, "How many to list")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
   jobs_command->footer("Examples:\n  slipway jobs --limit 5\n  slipway jobs JOB\n  slipway jobs JOB --json");
   jobs_command->callback([&session, listed] { session.run = [&session, listed] { return jobs(session, *listed); }; });
 

@@ -154,6 +154,26 @@ Outcome<Exit> delete_alias(const Session& session, const AliasArguments& argumen
   return Exit::kOk;
 }
 
+Outcome<Exit> alias_history(const Session& session, const AliasArguments& arguments) {
+  HttpClient client = session.client();
+  const auto moves =
+      client.list(model_path(arguments.model) + "/aliases/" + url_segment(arguments.alias) + "/history");
+  if (!moves) return std::unexpected(moves.error());
+  if (session.json) {
+    print_json(*moves);
+    return Exit::kOk;
+  }
+  using enum Table::Align;
+  Table table({{"when"}, {"from", kRight}, {"to", kRight}, {"by"}, {"reason"}});
+  const auto now = std::chrono::system_clock::now();
+  for (const auto& move : *moves) {
+    table.add({humane_time_ago(text_of(move, "at"), now), text_of(move, "from"), text_of(move, "to"),
+               text_of(move, "actor"), text_of(move, "reason")});
+  }
+  std::print("{}", table.text());
+  return Exit::kOk;
+}
+
 Outcome<Exit> upload(const Session& session, const UploadArguments& arguments) {
   const auto signature = read_text_file(arguments.signature);
   if (!signature) return std::unexpected(signature.error());
@@ -211,7 +231,7 @@ void add_model_commands(CLI::App& app, Session& session) {
   versions_command->callback(
       [&session, model] { session.run = [&session, model] { return versions(session, *model); }; });
 
-  auto* alias = app.add_subcommand("alias", "Move or delete a name that points at a version");
+  auto* alias = app.add_subcommand("alias", "Move or delete a name that points at a version, or show where it pointed");
   alias->require_subcommand(1);
   auto moved = std::make_shared<AliasArguments>();
   auto* set_command = alias->add_subcommand("set", "Let an alias point at a version");
@@ -234,6 +254,13 @@ void add_model_commands(CLI::App& app, Session& session) {
   delete_command->footer("Example:\n  slipway alias delete fashion canary --reason 'trial over'");
   delete_command->callback(
       [&session, moved] { session.run = [&session, moved] { return delete_alias(session, *moved); }; });
+
+  auto* history_command = alias->add_subcommand("history", "Show every move of an alias, oldest first");
+  history_command->add_option("MODEL", moved->model, "The model")->required();
+  history_command->add_option("ALIAS", moved->alias, "The alias")->required();
+  history_command->footer("Example:\n  slipway alias history fashion live");
+  history_command->callback(
+      [&session, moved] { session.run = [&session, moved] { return alias_history(session, *moved); }; });
 
   auto* upload_command = app.add_subcommand("upload", "Add a TorchScript file made elsewhere as a new version");
   auto uploaded = std::make_shared<UploadArguments>();

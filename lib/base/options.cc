@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iostream>
 
 #include "lib/base/release.h"
 
@@ -31,6 +32,15 @@ std::optional<int> Options::parse(int argc, char** argv) {
   std::ranges::reverse(arguments);  // CLI11 takes them from the back
   try {
     app_.parse(arguments);
+  } catch (const CLI::RequiredError& error) {
+    // A misspelt command is also a missing one, and CLI11 speaks of that only.
+    const auto unread = app_.remaining(true);
+    if (unread.empty() || !std::string_view(error.what()).contains("ubcommand")) {
+      app_.exit(error);
+    } else {
+      std::cerr << "There is no command '" << unread.front() << "'\nRun with --help for more information.\n";
+    }
+    return 2;
   } catch (const CLI::ParseError& error) {
     const int code = app_.exit(error);
     return code == 0 ? 0 : 2;

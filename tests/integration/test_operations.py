@@ -9,7 +9,7 @@ import time
 import pytest
 import requests
 
-from cluster import BIN, wait_for
+from cluster import BIN, measures_memory, wait_for
 from idx import four_files, small_job
 
 IMAGE = [[20] * 8] * 8
@@ -27,6 +27,7 @@ def test_every_service_has_metrics_and_health(stripes):
         assert own, (service["role"], sorted(names))
 
 
+@measures_memory
 def test_idle_gateway_and_registry_are_small(start):
     cluster = start()
     for role in ("gateway", "registry"):
@@ -113,8 +114,9 @@ def test_stopping_everything_exits_with_0_and_leaves_no_process(start):
             open(f"/proc/{pid}/status").close()
 
 
-def slipway(cluster, *arguments, check=True):
-    result = subprocess.run([BIN / "slipway", "--server", cluster.url, *arguments], capture_output=True, text=True, timeout=300)
+def slipway(cluster, *arguments, check=True, stdin=""):
+    result = subprocess.run([BIN / "slipway", "--server", cluster.url, *arguments], input=stdin, capture_output=True,
+                            text=True, timeout=300)
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
     return result
@@ -137,6 +139,8 @@ def test_the_command_line_does_the_main_job(start, tmp_path):
     assert listed[0]["state"] == "SUCCEEDED"
     assert "stripes" in slipway(cluster, "models").stdout
     slipway(cluster, "alias", "set", "stripes", "prod", "1", "--reason", "try")
+    history = slipway(cluster, "alias", "history", "stripes", "prod").stdout
+    assert "try" in history and "anonymous" in history, history
     predicted = slipway(cluster, "predict", "stripes", "--file", str(image))
     assert predicted.stdout.strip()
     measured = slipway(cluster, "evaluate", "stripes", "--images", str(tmp_path / "t10k-images-idx3-ubyte.gz"),
@@ -152,6 +156,11 @@ def test_the_command_line_says_what_is_wrong(start, tmp_path):
     refused = slipway(cluster, "train", str(bad), check=False)
     assert refused.returncode == 1 and "$" in refused.stderr, refused
     assert slipway(cluster, "jobs", "job-99", check=False).returncode == 1
-    assert slipway(cluster, "no-such-command", check=False).returncode == 2
+    for words in (["no-such-command"], ["dataset", "no-such-command"]):
+        unknown = slipway(cluster, *words, check=False)
+        assert unknown.returncode == 2 and "no command 'no-such-command'" in unknown.stderr, unknown
+    assert slipway(cluster, "jobs", "--limit", "0", check=False).returncode == 2
+    piped = slipway(cluster, "train", "-", check=False, stdin='{"publish": {"model": "x"}}')
+    assert piped.returncode == 1 and "$" in piped.stderr, piped
     away = subprocess.run([BIN / "slipway", "--server", "http://127.0.0.1:1", "models"], capture_output=True, text=True, timeout=60)
     assert away.returncode == 3 and "127.0.0.1:1" in away.stderr, away
