@@ -39,10 +39,11 @@ Task<Result<Form>> read_form(RegistryUpload& upload, Call& call) {
       if (piece.kind == PartPiece::Kind::kBegin) {
         in_file = piece.head.name == "file";
         bool& seen = in_file ? form.has_file : form.has_signature;
-        if ((!in_file && piece.head.name != "signature") || seen) {
+        const bool known = in_file || piece.head.name == "signature";
+        if (!known || seen) {
           co_return fail(Code::kInvalidArgument,
                          std::format("form part '{}' {}; a version has one 'file' and one 'signature'", piece.head.name,
-                                     seen ? "comes twice" : "is unknown"));
+                                     known ? "comes twice" : "is unknown"));
         }
         seen = true;
         if (in_file) upload.begin_file("model.pt", false);

@@ -176,25 +176,55 @@ def test_a_repeated_submission_with_a_key_is_one_job(stripes):
     stripes.wait_job(first["id"])
 
 
-def test_a_module_exported_by_python_is_served_as_it_is(cluster):
+def python_modules():
+    """What people export: name -> (module, an input)."""
     import torch
+    from torch import nn
+
+    class Recurrent(nn.Module):
+        def __init__(self, kind):
+            super().__init__()
+            self.inner, self.out = kind(8, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.out(self.inner(x)[0][:, -1])
+
     torch.manual_seed(3)
-    module = torch.jit.script(torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
-        torch.nn.Linear(4 * 4 * 4, 3), torch.nn.Softmax(1))).eval()
+    image, steps = torch.randn(4, 1, 8, 8), torch.randn(3, 5, 8)
+    convolution = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                                nn.Linear(4 * 4 * 4, 3), nn.Softmax(1)).eval()
+    encoder = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
+                            nn.Flatten(), nn.Linear(40, 2)).eval()
+    words = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(20, 2)).eval()
+    recurrent = {f"scripted-{kind.__name__.lower()}": (torch.jit.script(Recurrent(kind).eval()), steps)
+                 for kind in (nn.LSTM, nn.GRU, nn.RNN)}
+    return recurrent | {
+        "scripted-convolution": (torch.jit.script(convolution), image),
+        "frozen-convolution": (torch.jit.freeze(torch.jit.script(convolution)), image),
+        "traced-convolution": (torch.jit.trace(convolution, image), image),
+        "scripted-transformer": (torch.jit.script(encoder), steps),
+        "scripted-embedding": (torch.jit.script(words), torch.randint(0, 10, (3, 5)))}
+
+
+@pytest.mark.parametrize("name", ["scripted-convolution", "frozen-convolution", "traced-convolution", "scripted-lstm",
+                                  "scripted-gru", "scripted-rnn", "scripted-transformer", "scripted-embedding"])
+def test_a_module_exported_by_python_is_served_as_it_is(cluster, name):
+    import torch
+    module, x = python_modules()[name]
     buffer = io.BytesIO()
     torch.jit.save(module, buffer)
-    signature = {"inputs": [{"name": "x", "dtype": "f32", "shape": [-1, 1, 8, 8]}]}
-    answer = cluster.post("/api/v1/models/imported/versions", files=[
+    signature = {"inputs": [{"name": "x", "dtype": {torch.float32: "f32", torch.int64: "i64"}[x.dtype],
+                             "shape": [-1, *x.shape[1:]]}]}
+    answer = cluster.post(f"/api/v1/models/{name}/versions", files=[
         ("signature", (None, json.dumps(signature), "application/json")),
         ("file", ("model.pt", buffer.getvalue(), "application/octet-stream"))])
     assert answer.status_code == 201, answer.text
-    assert answer.json()["signature"]["outputs"][0]["shape"] == [-1, 3]
-    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         expected = module(x)
-    got = cluster.predict("imported", x.tolist()).json()["predictions"]
-    assert torch.allclose(torch.tensor(got), expected, atol=1e-6, rtol=0)
+    assert answer.json()["signature"]["outputs"][0]["shape"] == [-1, *expected.shape[1:]]
+    got = cluster.predict(name, x.tolist())
+    assert got.status_code == 200, got.text
+    assert torch.allclose(torch.tensor(got.json()["predictions"]), expected, atol=1e-6, rtol=0)
 
 
 def test_boston_reaches_the_least_squares_error(cluster):
