@@ -216,7 +216,9 @@ int inspect_child_main(int argc, char** argv) {
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_FSIZE, 0);
   limit(RLIMIT_CPU, std::strtoull(argv[1], nullptr, 10));
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // whose shadows take terabytes of address space
   limit(RLIMIT_DATA, std::strtoull(argv[2], nullptr, 10));
+#endif
   // The answer goes to a descriptor of its own, so that nothing that prints can get between.
   const Fd out(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3));
   dup2(STDERR_FILENO, STDOUT_FILENO);

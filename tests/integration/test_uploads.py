@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cluster import wait_for
+from cluster import measures_memory, wait_for
 from idx import four_files, idx, small_job
 
 
@@ -140,6 +140,7 @@ class Gigabyte:
             yield block
 
 
+@measures_memory
 def test_a_gigabyte_passes_in_bounded_memory(start):
     cluster = start()
     before = {role: cluster.rss_mib(role) for role in ("gateway", "registry")}

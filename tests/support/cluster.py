@@ -10,17 +10,20 @@ import subprocess
 import tempfile
 import time
 
+import pytest
 import requests
 
 BIN = pathlib.Path(os.environ["SLIPWAY_BIN"])
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FASHION = pathlib.Path(os.environ.get("SLIPWAY_FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
+SANITIZER = os.environ.get("SLIPWAY_SANITIZER")  # the build under test has one: slow, large, and it tells what it found
+measures_memory = pytest.mark.skipif(SANITIZER is not None, reason="a sanitizer's shadow memory counts too")
 TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
 def wait_for(condition, seconds=60.0, what="the condition"):
     """Asks `condition` again and again until it gives something true; returns that. Fails after `seconds`."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * (5 if SANITIZER else 1)
     while True:
         value = condition()
         if value:
@@ -173,6 +176,16 @@ class Cluster:
             text += f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-60:]) + "\n"
         return text
 
+    def sanitizer_reports(self):
+        """What sanitizers wrote into the logs; a restarted service would hide that it died of it."""
+        found = []
+        for path in sorted([*self.state.glob("*.log*"), *self.state.glob("logs/*.log*")]):
+            lines = path.read_text(errors="replace").splitlines()
+            for number, line in enumerate(lines):
+                if "Sanitizer" in line and ("ERROR" in line or "WARNING" in line) or ": runtime error: " in line:
+                    found.append(f"--- {path.name}\n" + "\n".join(lines[number:number + 60]))
+        return "\n".join(found)
+
     def stop(self):
         """Ends everything; returns the exit code of `slipway up`."""
         if self.process.poll() is None:
@@ -184,8 +197,10 @@ class Cluster:
                 self.process.wait()
         self.log.close()
         self.http.close()
+        reports = self.sanitizer_reports() if SANITIZER else ""
         if self.own_state:
             shutil.rmtree(self.state, ignore_errors=True)
+        assert not reports, reports
         return self.process.returncode
 
 
