@@ -63,6 +63,17 @@ TEST(Bus, CarriesPayloadOfEverySizeBothWays) {
   for (std::size_t i = 0; i < sizes.size(); ++i) EXPECT_EQ(texts[i], std::string(sizes[i], 'x'));
 }
 
+TEST(Bus, ReachesAHostByItsName) {
+  Echo echo;
+  Bus bus;
+  std::promise<void> came;
+  const auto socket = bus.connect_dealer("localhost:" + std::to_string(echo.bus.port(echo.socket)),
+                                         [&](const Incoming&) { came.set_value(); });
+  ASSERT_TRUE(socket);
+  ASSERT_TRUE(bus.send(*socket, message(msg::Ok{})));
+  EXPECT_EQ(came.get_future().wait_for(20s), std::future_status::ready);
+}
+
 // ROUTER drops without a word by default; far more than a high-water mark must come through.
 TEST(Bus, LosesNothingFarBeyondTheHighWaterMark) {
   Echo echo;
