@@ -88,9 +88,7 @@ Outcome<Exit> jobs(const Session& session, const JobsArguments& arguments) {
       print_job(*job);
     return Exit::kOk;
   }
-  const auto items =
-      client.list(std::format("/api/v1/jobs?limit={}", arguments.limit),
-                  arguments.limit, "before");
+  const auto items = client.list(std::format("/api/v1/jobs?limit={}", arguments.limit), arguments.limit, "before");
   if (!items) return std::unexpected(items.error());
   if (session.json) {
     print_json(*items);
@@ -138,7 +136,8 @@ Outcome<Exit> cancel(const Session& session, const std::string& id) {
 void add_job_commands(CLI::App& app, Session& session) {
   auto* train_command = app.add_subcommand("train", "Submit a training job");
   auto arguments = std::make_shared<TrainArguments>();
-  train_command->add_option("FILE", arguments->file, "The job, a JSON document; - reads it from the standard input")->required();
+  train_command->add_option("FILE", arguments->file, "The job, a JSON document; - reads it from the standard input")
+      ->required();
   train_command->add_flag("--watch,-w", arguments->watch, "Show its progress and wait for its end");
   train_command
       ->add_option("--set", arguments->changes,

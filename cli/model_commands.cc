@@ -156,8 +156,7 @@ Outcome<Exit> delete_alias(const Session& session, const AliasArguments& argumen
 
 Outcome<Exit> alias_history(const Session& session, const AliasArguments& arguments) {
   HttpClient client = session.client();
-  const auto moves =
-      client.list(model_path(arguments.model) + "/aliases/" + url_segment(arguments.alias) + "/history");
+  const auto moves = client.list(model_path(arguments.model) + "/aliases/" + url_segment(arguments.alias) + "/history");
   if (!moves) return std::unexpected(moves.error());
   if (session.json) {
     print_json(*moves);

@@ -55,7 +55,7 @@ class Bus {
   [[nodiscard]] Result<SocketId> bind_publisher(const std::string& address);
   [[nodiscard]] int port(SocketId socket) const;
 
-  // `address` is "host:port" with a literal host. The connection is made, and made again, in the background.
+  // `address` is "host:port". The connection is made, and made again, in the background; a name is looked up each time.
   [[nodiscard]] Result<SocketId> connect_dealer(const std::string& address, Handler handler);
   [[nodiscard]] Result<SocketId> connect_subscriber(const std::string& address, Handler handler);
   void close(SocketId socket);

@@ -119,8 +119,7 @@ Task<Response> list_versions(Services& services, Call& call) {
   auto after = call.request.query_number("after");
   if (!after) co_return refuse(after.error(), call);
   auto page = co_await services.registry.ask<msg::Datasets>(
-      msg::ListDatasets{
-          .name = call.param("name"), .after = {}, .limit = *limit, .after_version = after->value_or(0)},
+      msg::ListDatasets{.name = call.param("name"), .after = {}, .limit = *limit, .after_version = after->value_or(0)},
       call.request.id);
   if (!page) co_return refuse(page.error(), call);
   co_return page_response(
@@ -145,10 +144,8 @@ Task<Response> get_dataset(Services& services, Call& call) {
 void add_dataset_routes(RouteTable& routes, Services& services) {
   add_own_route(routes, services, "GET", "/api/v1/datasets", BodyPolicy::kNone, false, list_datasets,
                 {"limit", "after"});
-  add_own_route(routes, services, "PUT", "/api/v1/datasets/{name}", BodyPolicy::kStream, true, put_dataset,
-                {"file"});
-  add_own_route(routes, services, "GET", "/api/v1/datasets/{name}", BodyPolicy::kNone, false, get_dataset,
-                {"version"});
+  add_own_route(routes, services, "PUT", "/api/v1/datasets/{name}", BodyPolicy::kStream, true, put_dataset, {"file"});
+  add_own_route(routes, services, "GET", "/api/v1/datasets/{name}", BodyPolicy::kNone, false, get_dataset, {"version"});
   add_own_route(routes, services, "GET", "/api/v1/datasets/{name}/versions", BodyPolicy::kNone, false, list_versions,
                 {"limit", "after"});
 }

@@ -109,8 +109,7 @@ Task<Response> get_events(Services& services, Call& call) {
 }  // namespace
 
 void add_job_event_routes(RouteTable& routes, Services& services) {
-  add_own_route(routes, services, "GET", "/api/v1/jobs/{id}/events", BodyPolicy::kNone, false, get_events,
-                {"after"});
+  add_own_route(routes, services, "GET", "/api/v1/jobs/{id}/events", BodyPolicy::kNone, false, get_events, {"after"});
 }
 
 }  // namespace slipway::gateway

@@ -140,8 +140,7 @@ Task<Response> alias_history(Services& services, Call& call) {
 }  // namespace
 
 void add_model_routes(RouteTable& routes, Services& services) {
-  add_own_route(routes, services, "GET", "/api/v1/models", BodyPolicy::kNone, false, list_models,
-                {"limit", "after"});
+  add_own_route(routes, services, "GET", "/api/v1/models", BodyPolicy::kNone, false, list_models, {"limit", "after"});
   add_own_route(routes, services, "GET", "/api/v1/models/{model}", BodyPolicy::kNone, false, get_model);
   add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions", BodyPolicy::kNone, false, list_versions,
                 {"limit", "after"});

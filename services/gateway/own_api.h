@@ -22,8 +22,8 @@ void add_all_routes(RouteTable& routes, Services& services);
 // `limit` of a listing: 1 to 1000, 100 when absent. Errors: kInvalidArgument.
 [[nodiscard]] Result<std::uint32_t> page_limit(const Request& request);
 
-// One page of a listing as {"items", "next"}: `describe` makes an item of a record, `cursor` what the next page is asked
-// for with, of the last one.
+// One page of a listing as {"items", "next"}: `describe` makes an item of a record, `cursor` what the next page is
+// asked for with, of the last one.
 template <class Record, class Cursor, class Describe>
 [[nodiscard]] Response page_response(const std::vector<Record>& page, std::uint32_t limit, Cursor cursor,
                                      Describe describe) {
@@ -36,7 +36,6 @@ template <class Record, class Cursor, class Describe>
 
 // Adds a route of the own dialect. A query parameter other than those of `query` is refused.
 void add_own_route(RouteTable& routes, Services& services, std::string method, std::string pattern, BodyPolicy body,
-                   bool changes, Task<Response> (*handler)(Services&, Call&),
-                   std::vector<std::string_view> query = {});
+                   bool changes, Task<Response> (*handler)(Services&, Call&), std::vector<std::string_view> query = {});
 
 }  // namespace slipway::gateway

@@ -101,8 +101,8 @@ Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& que
   std::vector<Dataset> found;
   if (!question.name.empty()) {
     if (auto named = check_name("data set", question.name); !named) return std::unexpected(named.error());
-    auto scanned = store_.scan(Family::kDatasets, numbered_key(question.name, question.after_version + 1), end_key(question.name),
-                               [&](auto, auto value) -> Result<bool> {
+    auto scanned = store_.scan(Family::kDatasets, numbered_key(question.name, question.after_version + 1),
+                               end_key(question.name), [&](auto, auto value) -> Result<bool> {
                                  auto record = decode<Dataset>(value);
                                  if (!record) return std::unexpected(std::move(record).error());
                                  cut_for_list(*record);

@@ -89,10 +89,12 @@ std::uint64_t memory_left() {
 Result<void> check_memory(const keras::JobSpec& spec, std::uint64_t bytes_left) {
   const std::uint64_t need = memory_need(spec);
   if (need <= bytes_left) return {};
-  return fail(Code::kTooLarge,
-              std::format("training {} parameters in batches of {} and keeping checkpoints takes at least {}, this trainer has {} left",
-                          keras::parameter_count(spec.architecture), spec.fit.batch_size,
-                          gib(static_cast<double>(need)), gib(static_cast<double>(bytes_left))));
+  return fail(
+      Code::kTooLarge,
+      std::format(
+          "training {} parameters in batches of {} and keeping checkpoints takes at least {}, this trainer has {} left",
+          keras::parameter_count(spec.architecture), spec.fit.batch_size, gib(static_cast<double>(need)),
+          gib(static_cast<double>(bytes_left))));
 }
 
 }  // namespace slipway::trainer
