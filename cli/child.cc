@@ -63,6 +63,7 @@ Result<void> Child::start(const std::vector<std::string>& command) {
     return fail(Code::kInternal, std::format("no pipe for {}: {}", command.front(), std::strerror(errno)));
   }
   std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
   for (const std::string& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
 
@@ -77,7 +78,7 @@ Result<void> Child::start(const std::vector<std::string>& command) {
     sigprocmask(SIG_SETMASK, &none, nullptr);
     for (const int number : {SIGPIPE, SIGINT, SIGTERM, SIGHUP}) ::signal(number, SIG_DFL);
     const int nothing = open("/dev/null", O_RDONLY);
-    dup2(nothing, STDIN_FILENO);
+    if (nothing >= 0) dup2(nothing, STDIN_FILENO);
     dup2(output[1], STDOUT_FILENO);
     dup2(output[1], STDERR_FILENO);
     execv(arguments.front(), arguments.data());
