@@ -190,8 +190,8 @@ Outcome<boost::json::array> HttpClient::list(const std::string& path, std::size_
   boost::json::array all;
   std::string next;
   while (true) {
-    const std::string separator = path.contains('?') ? "&" : "?";
-    const auto page = call("GET", next.empty() ? path : path + separator + from + "=" + url_segment(next));
+    const std::string cursor = std::format("{}{}=", path.contains('?') ? '&' : '?', from);
+    const auto page = call("GET", next.empty() ? path : path + cursor + url_segment(next));
     if (!page) return std::unexpected(page.error());
     const auto* object = page->if_object();
     const auto* items = object != nullptr ? object->if_contains("items") : nullptr;
