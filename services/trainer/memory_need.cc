@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "lib/keras/parameters.h"
+#include "lib/tensor/shape.h"
 
 namespace slipway::trainer {
 namespace {
@@ -69,9 +70,7 @@ std::uint64_t memory_need(const keras::JobSpec& spec) {
                                std::holds_alternative<keras::Pooling2D>(layer.kind) ||
                                std::holds_alternative<keras::BatchNormalization>(layer.kind);
     if (!makes_numbers) continue;  // a view of what came in, or too little to matter
-    double outputs = 1;
-    for (const auto d : layer.output_shape) outputs *= static_cast<double>(d);
-    row += outputs;
+    row += static_cast<double>(element_count(layer.output_shape).value());  // bounded when the job was read
   }
   const double bytes = kBytes * (2 * kept + trained + row * static_cast<double>(spec.fit.batch_size));
   return bytes < static_cast<double>(kMost) ? static_cast<std::uint64_t>(bytes) : kMost;

@@ -88,8 +88,7 @@ int worthwhile_threads(const keras::Architecture& architecture, std::int64_t bat
   constexpr double kWorthSharing = 3e7;
   double work = 0;
   for (const auto& layer : architecture.layers) {
-    double outputs = 1;
-    for (const auto d : layer.output_shape) outputs *= static_cast<double>(d);
+    const auto outputs = static_cast<double>(element_count(layer.output_shape).value());  // bounded when it was read
     if (std::holds_alternative<keras::Dense>(layer.kind)) {
       work += outputs * static_cast<double>(layer.input_shape.back());
     } else if (const auto* conv = std::get_if<keras::Conv2D>(&layer.kind)) {
