@@ -10,6 +10,8 @@ struct Envelope {
   correlation @1 :UInt64;       # chosen by the asker, repeated in the answer; 0: no answer wanted
   deadlineMs @2 :UInt32;        # time left when sent; 0: none
   requestId @3 :Text;           # from the HTTP request; empty: none
+  secret @55 :Text;             # the cluster's, if one is configured: with hello, and with every question to the registry
+  payloadBytes @56 :List(UInt64); # sizes of the payload frames when one was too large to travel whole and was cut; empty: none was
 
   # The order of these is the order of `Body` in messages.h.
   union {
@@ -74,6 +76,14 @@ struct Envelope {
 
     # registry -> everyone, on PUB
     changed @54 :Changed;
+
+    # asker -> registry, and the answers
+    quarantineFile @57 :QuarantineFile;       # inferencer; answered ok
+    liftQuarantine @58 :LiftQuarantine;       # gateway; answered versions [the one]
+    listQuarantines @59 :ListQuarantines;
+    quarantines @60 :Quarantines;
+    listUnreadable @61 :ListUnreadable;
+    unreadable @62 :Unreadable;
   }
 }
 
@@ -112,6 +122,7 @@ struct Infer {
   model @0 :Text;
   version @1 :UInt64;
   inputs @2 :List(Records.TensorSpec);  # concrete shapes, the batch first
+  alone @3 :Bool;               # in a batch of its own: it was with a process that was lost
 }
 
 struct Inferred {
@@ -156,6 +167,7 @@ struct UploadPart {
 struct CommitDataset {
   upload @0 :Text;
   name @1 :Text;
+  actor @2 :Text;
 }
 
 struct DatasetStored {
@@ -178,8 +190,8 @@ struct ListDatasets {
 struct Datasets { items @0 :List(Records.Dataset); }
 
 struct CreateJob {
-  job @0 :Records.Job;          # document, model, dataset, datasetVersion (0: newest), seed, requestId are read; the rest is given
-  idempotencyKey @1 :Text;      # the same key again answers the job made first; empty: none
+  job @0 :Records.Job;          # document, model, dataset, datasetVersion (0: newest), seed, requestId, actor are read; the rest is given
+  idempotencyKey @1 :Text;      # the same key of the same actor again answers the job made first, within a day; empty: none
 }
 
 struct GetJob { id @0 :Text; }
@@ -205,6 +217,7 @@ struct ClaimJob { worker @0 :Text; }
 struct ReportJob {
   lease @0 :Records.Lease;
   events @1 :List(Records.JobEvent);    # ids and times are given by the registry; none: only renew
+  number @2 :UInt64;            # of reports with events, dense from 1 per lease: repeats are known by it; 0: only renew
 }
 
 struct JobOrders {
@@ -277,15 +290,51 @@ struct MoveAlias {
   actor @6 :Text;
 }
 
-struct ListAliasMoves { model @0 :Text; }
+struct ListAliasMoves {
+  model @0 :Text;
+  alias @1 :Text;               # empty: of all aliases
+  before @2 :UInt64;            # number of the last one of the page before; 0: from the newest; needs an alias
+  limit @3 :UInt32;             # 0: 100
+}
+
 struct AliasMoves { items @0 :List(Records.AliasMove); }
 
-enum Subject { job @0; model @1; dataset @2; }
+struct QuarantineFile { quarantine @0 :Records.Quarantine; }  # its time is given by the registry
+
+struct LiftQuarantine {
+  model @0 :Text;
+  version @1 :UInt64;
+  actor @2 :Text;
+}
+
+struct ListQuarantines {
+  after @0 :Data;               # the last digest of the page before; empty: from the start
+  limit @1 :UInt32;             # 0: 100
+}
+
+struct Quarantines { items @0 :List(Records.Quarantine); }
+
+# A record that this release cannot read: damaged, or of a later release. It is set aside, never changed.
+struct UnreadableRecord {
+  family @0 :Text;
+  key @1 :Text;                 # bytes outside of printable ASCII as \\xNN
+  sizeBytes @2 :UInt64;
+  reason @3 :Text;
+}
+
+struct ListUnreadable { limit @0 :UInt32; }  # 0: 100
+
+struct Unreadable {
+  items @0 :List(UnreadableRecord);
+  total @1 :UInt64;             # known so far
+}
+
+enum Subject { job @0; model @1; dataset @2; quarantine @3; }
 
 struct Changed {
   revision @0 :UInt64;          # one per commit; a gap means: read again
   subject @1 :Subject;
-  key @2 :Text;                 # job id, model name, dataset name
+  key @2 :Text;                 # job id, model name, dataset name, digest of a file as hex
   lastEvent @3 :UInt64;         # jobs: id of the newest event
   state @4 :Records.JobState;   # jobs
 }

@@ -45,6 +45,7 @@ struct Infer {
   std::string model;
   std::uint64_t version = 0;
   std::vector<TensorSpec> inputs;
+  bool alone = false;
 };
 struct Inferred {
   std::vector<TensorSpec> outputs;
@@ -94,6 +95,7 @@ struct GetChunk {
 struct CommitDataset {
   UploadId upload;
   std::string name;
+  std::string actor{};
 };
 struct DatasetStored {
   Dataset dataset;
@@ -145,6 +147,7 @@ struct ClaimJob {
 struct ReportJob {
   Lease lease;
   std::vector<JobEvent> events;
+  std::uint64_t number = 0;
 };
 struct JobOrders {
   bool cancel = false;
@@ -215,12 +218,44 @@ struct MoveAlias {
 };
 struct ListAliasMoves {
   std::string model;
+  std::string alias{};
+  std::uint64_t before = 0;
+  std::uint32_t limit = 0;
 };
 struct AliasMoves {
   std::vector<AliasMove> items;
 };
 
-enum class Subject : std::uint16_t { kJob, kModel, kDataset };
+struct QuarantineFile {
+  Quarantine quarantine;
+};
+struct LiftQuarantine {
+  std::string model;
+  std::uint64_t version = 0;
+  std::string actor;
+};
+struct ListQuarantines {
+  Digest after;
+  std::uint32_t limit = 0;
+};
+struct Quarantines {
+  std::vector<Quarantine> items;
+};
+struct UnreadableRecord {
+  std::string family;
+  std::string key;
+  std::uint64_t size_bytes = 0;
+  std::string reason;
+};
+struct ListUnreadable {
+  std::uint32_t limit = 0;
+};
+struct Unreadable {
+  std::vector<UnreadableRecord> items;
+  std::uint64_t total = 0;
+};
+
+enum class Subject : std::uint16_t { kJob, kModel, kDataset, kQuarantine };
 struct Changed {
   std::uint64_t revision = 0;
   Subject subject = Subject::kJob;
@@ -236,12 +271,15 @@ using Body =
                  CommitDataset, DatasetStored, GetDataset, ListDatasets, Datasets, CreateJob, GetJob, ListJobs, Jobs,
                  CancelJob, ListJobEvents, JobEvents, ClaimJob, ReportJob, JobOrders, CommitCheckpoint, GetCheckpoint,
                  Checkpoints, Publish, EndAttempt, CommitVersion, GetVersion, ListVersions, Versions, GetModel,
-                 ListModels, Models, MoveAlias, ListAliasMoves, AliasMoves, Changed>;
+                 ListModels, Models, MoveAlias, ListAliasMoves, AliasMoves, Changed, QuarantineFile, LiftQuarantine,
+                 ListQuarantines, Quarantines, ListUnreadable, Unreadable>;
 
 struct Envelope {
   std::uint64_t correlation = 0;  // 0: no answer wanted
   std::uint32_t deadline_ms = 0;  // time left when sent; 0: none
   std::string request_id;
+  std::string secret{};                        // empty: none
+  std::vector<std::uint64_t> payload_bytes{};  // set by the bus alone
   Body body;
 };
 

@@ -58,6 +58,7 @@ struct Dataset {
   files @10 :List(StoredFile);  # decompressed; IDX under MNIST's four names without ".gz"
   createdMs @11 :Int64;         # Unix time, milliseconds
   sizeBytes @12 :UInt64;
+  actor @13 :Text;              # who uploaded it; empty: not said
 }
 
 enum JobState {
@@ -102,6 +103,7 @@ struct Job {
   progress @17 :Progress;       # the last report
   worker @18 :Text;             # who runs it or ran it last
   requestId @19 :Text;          # of the submission
+  actor @20 :Text;              # who submitted it; empty: not said
 }
 
 # A line of a job's history; ids are dense from 1 per job.
@@ -128,6 +130,7 @@ struct Lease {
   epoch @1 :UInt64;             # grows with every grant; a write under an old one is refused
   holder @2 :Text;              # worker id
   durationMs @3 :UInt32;
+  token @4 :Text;               # 128 random bits as hex, known to registry and holder alone; shown nowhere
 }
 
 struct Lineage {
@@ -149,6 +152,16 @@ struct Version {
   uploaded @6 :Bool;            # made elsewhere: scanned before every load
   createdMs @7 :Int64;
   actor @8 :Text;
+  quarantined @9 :Text;         # why it is not loaded; filled in answers from the Quarantine of its file; empty: it may be
+}
+
+# A file that ended a process, or held one for good. No inferencer loads it until this is lifted.
+struct Quarantine {
+  digest @0 :Data;              # of the file: the same bytes under another name are quarantined too
+  model @1 :Text;               # as which it was found out
+  version @2 :UInt64;
+  reason @3 :Text;
+  atMs @4 :Int64;
 }
 
 struct Alias {
@@ -173,4 +186,5 @@ struct AliasMove {
   reason @4 :Text;
   actor @5 :Text;
   atMs @6 :Int64;
+  number @7 :UInt64;            # dense from 1 per alias; 0: written before moves were numbered
 }

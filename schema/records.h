@@ -88,6 +88,7 @@ struct Dataset {
   std::vector<StoredFile> files;
   std::int64_t created_ms = 0;
   std::uint64_t size_bytes = 0;
+  std::string actor{};
   bool operator==(const Dataset&) const = default;
 };
 
@@ -126,6 +127,7 @@ struct Job {
   Progress progress;
   WorkerId worker;
   std::string request_id;
+  std::string actor{};
   bool operator==(const Job&) const = default;
 };
 
@@ -153,6 +155,7 @@ struct Lease {
   std::uint64_t epoch = 0;
   WorkerId holder;
   std::uint32_t duration_ms = 0;
+  std::string token{};
   bool operator==(const Lease&) const = default;
 };
 
@@ -176,7 +179,17 @@ struct Version {
   bool uploaded = false;
   std::int64_t created_ms = 0;
   std::string actor;
+  std::string quarantined{};
   bool operator==(const Version&) const = default;
+};
+
+struct Quarantine {
+  Digest digest;
+  std::string model;
+  std::uint64_t version = 0;
+  std::string reason;
+  std::int64_t at_ms = 0;
+  bool operator==(const Quarantine&) const = default;
 };
 
 struct Alias {
@@ -202,6 +215,7 @@ struct AliasMove {
   std::string reason;
   std::string actor;
   std::int64_t at_ms = 0;
+  std::uint64_t number = 0;
   bool operator==(const AliasMove&) const = default;
 };
 

@@ -20,6 +20,8 @@ void ServiceSettings::add_to(Options& options) {
   options.add("log-level", log_level, "trace, debug, info, warning, error or off");
   options.add("announce", announce, "Write the bound ports as JSON to this file once ready");
   options.add("release-id", release_id, "Release of the installation; only workers of the same one are accepted");
+  options.add("cluster-secret", cluster_secret,
+              "Secret that services of one installation show each other; empty: none. Better by environment or file");
 }
 
 namespace {

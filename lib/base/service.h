@@ -17,6 +17,7 @@ struct ServiceSettings {
   std::string log_level = "info";
   std::string announce;  // file that gets {"name": port, ...} once all ports are bound; empty: none
   std::string release_id;
+  std::string cluster_secret;  // shared by all services of an installation; empty: none is asked for
   void add_to(Options& options);
 };
 

@@ -279,6 +279,8 @@ struct RecordSchema<Alias> : std::type_identity<schema::Alias> {};
 template <>
 struct RecordSchema<AliasMove> : std::type_identity<schema::AliasMove> {};
 template <>
+struct RecordSchema<Quarantine> : std::type_identity<schema::Quarantine> {};
+template <>
 struct RecordSchema<StoredFile> : std::type_identity<schema::StoredFile> {};
 
 }  // namespace
@@ -290,6 +292,11 @@ Frame encode(const msg::Envelope& envelope) {
   root.setCorrelation(envelope.correlation);
   root.setDeadlineMs(envelope.deadline_ms);
   if (!envelope.request_id.empty()) root.setRequestId(envelope.request_id.c_str());
+  if (!envelope.secret.empty()) root.setSecret(envelope.secret.c_str());
+  if (!envelope.payload_bytes.empty()) {
+    auto sizes = root.initPayloadBytes(static_cast<unsigned>(envelope.payload_bytes.size()));
+    for (unsigned i = 0; i < sizes.size(); ++i) sizes.set(i, envelope.payload_bytes[i]);
+  }
   kWriters[envelope.body.index()](envelope.body, root);
   return to_frame(builder);
 }
@@ -308,7 +315,12 @@ Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
         msg::Envelope envelope{.correlation = root.getCorrelation(),
                                .deadline_ms = root.getDeadlineMs(),
                                .request_id = std::string(root.getRequestId().begin(), root.getRequestId().size()),
+                               .secret = std::string(root.getSecret().begin(), root.getSecret().size()),
+                               .payload_bytes = {},
                                .body = {}};
+        const auto sizes = root.getPayloadBytes();
+        if (sizes.size() > kMaxItems) throw Malformed{std::format("a list of {} items", sizes.size())};
+        for (const std::uint64_t size : sizes) envelope.payload_bytes.push_back(size);
         kReaders[kind_of(root)](root, envelope.body);
         return envelope;
       });
@@ -343,6 +355,7 @@ SLIPWAY_RECORD(Version)
 SLIPWAY_RECORD(Model)
 SLIPWAY_RECORD(Alias)
 SLIPWAY_RECORD(AliasMove)
+SLIPWAY_RECORD(Quarantine)
 SLIPWAY_RECORD(StoredFile)
 #undef SLIPWAY_RECORD
 

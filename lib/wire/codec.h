@@ -28,7 +28,7 @@ struct Message {
 [[nodiscard]] Result<msg::Envelope> decode(std::span<const std::byte> bytes);
 
 // The same for one record on its own, as the registry stores it. `T` is one of Dataset, Job, JobEvent, Checkpoint,
-// Lease, Version, Model, Alias, AliasMove, StoredFile.
+// Lease, Version, Model, Alias, AliasMove, Quarantine, StoredFile.
 template <class T>
 [[nodiscard]] std::string encode_record(const T& record);
 

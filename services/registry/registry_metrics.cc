@@ -16,7 +16,8 @@ constexpr std::array kKinds{"nothing",          "error",         "ok",          
                             "commitCheckpoint", "getCheckpoint", "checkpoints",  "publish",        "endAttempt",
                             "commitVersion",    "getVersion",    "listVersions", "versions",       "getModel",
                             "listModels",       "models",        "moveAlias",    "listAliasMoves", "aliasMoves",
-                            "changed"};
+                            "changed",          "quarantineFile", "liftQuarantine", "listQuarantines", "quarantines",
+                            "listUnreadable",   "unreadable"};
 static_assert(kKinds.size() == std::variant_size_v<msg::Body>);
 
 constexpr std::array kStates{"queued", "starting", "running", "retrying", "succeeded", "failed", "cancelled"};
