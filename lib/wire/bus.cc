@@ -78,6 +78,7 @@ struct Outgoing {
   Message message;
   Frame encoded;                             // of the envelope, once it has none or no deadline to count down
   std::optional<Clock::time_point> expires;  // from the envelope's deadline
+  std::uint32_t encoded_deadline_ms = 0;     // that `encoded` holds
 
   [[nodiscard]] std::size_t size_bytes() const {
     std::size_t size = 256;  // the rest of what it holds, about
@@ -231,10 +232,10 @@ struct Bus::State {
     if (out.expires) {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(*out.expires - Clock::now()).count();
       if (left <= 0) return Sent::kExpired;
-      out.message.envelope.deadline_ms = static_cast<std::uint32_t>(left);
-      out.encoded = encode(out.message.envelope);
-    } else if (out.encoded.size() == 0) {
-      out.encoded = encode(out.message.envelope);
+      if (left != out.encoded_deadline_ms) {
+        out.message.envelope.deadline_ms = out.encoded_deadline_ms = static_cast<std::uint32_t>(left);
+        out.encoded = encode(out.message.envelope);
+      }
     }
     try {
       if (socket.router) {
@@ -265,28 +266,55 @@ struct Bus::State {
     notify();
   }
 
-  void deliver(Outgoing out) {
+  Result<void> deliver(Outgoing out) {
     const auto found = sockets.find(out.socket);
     if (found == sockets.end()) {
       ++undelivered;
-      return;
+      return fail(Code::kUnavailable, "the connection is closed");
     }
     Socket& socket = found->second;
     const auto queue = socket.waiting.find(out.peer);
     if (queue == socket.waiting.end()) {
       const Sent sent = try_send(socket, out);
-      if (sent == Sent::kYes || sent == Sent::kExpired) return;
-      if (sent == Sent::kNever) return not_delivered(socket, out.peer);
-      std::string peer = out.peer;
-      socket.waiting[std::move(peer)].push(std::move(out));
-      return;
+      if (sent == Sent::kExpired) return fail(Code::kDeadlineExceeded, "the deadline passed before there was room");
+      if (sent == Sent::kNever) {
+        not_delivered(socket, out.peer);
+        return fail(Code::kUnavailable, "the peer has gone");
+      }
+      if (sent == Sent::kLater) {
+        std::string peer = out.peer;
+        socket.waiting[std::move(peer)].push(std::move(out));
+      }
+      return {};
     }
     if (queue->second.messages.size() >= limits.max_waiting_messages ||
         queue->second.bytes + out.size_bytes() > limits.max_waiting_bytes) {
       ++undelivered;
-      return;
+      return fail(Code::kOverloaded, std::format("{} messages of {} bytes wait for the peer already",
+                                                 queue->second.messages.size(), queue->second.bytes));
     }
     queue->second.push(std::move(out));
+    return {};
+  }
+
+  // What the other side refuses is not sent: it would cut the connection, and with it what others have on it.
+  [[nodiscard]] Result<void> fits(const Outgoing& out) const {
+    if (out.encoded.size() > kMaxEnvelopeBytes) {
+      return fail(Code::kTooLarge, std::format("a message with an envelope of {} bytes, at most {} are sent",
+                                               out.encoded.size(), kMaxEnvelopeBytes));
+    }
+    const auto& payload = out.message.payload;
+    if (payload.size() + 1 > limits.max_frames) {
+      return fail(Code::kTooLarge, std::format("a message with {} payload frames, at most {} are sent", payload.size(),
+                                               limits.max_frames - 1));
+    }
+    for (const Frame& frame : payload) {
+      if (frame.size() > static_cast<std::size_t>(limits.max_frame_bytes)) {
+        return fail(Code::kTooLarge, std::format("a message with a payload frame of {} bytes, at most {} are sent",
+                                                 frame.size(), limits.max_frame_bytes));
+      }
+    }
+    return {};
   }
 
   // Peers do not wait for each other: one that does not read holds up only what is for itself.
@@ -337,9 +365,11 @@ struct Bus::State {
       }
       // Whoever sends garbage and reads nothing gets no queue for it.
       if (socket.router && !socket.waiting.contains(peer)) {
-        Outgoing refusal{.socket = id, .peer = peer, .message = {}, .encoded = {}, .expires = {}};
+        Outgoing refusal{
+            .socket = id, .peer = peer, .message = {}, .encoded = {}, .expires = {}, .encoded_deadline_ms = 0};
         refusal.message.envelope.body = to_message(envelope.error());
-        deliver(std::move(refusal));
+        refusal.encoded = encode(refusal.message.envelope);
+        (void)deliver(std::move(refusal));
       }
       return true;
     }
@@ -357,7 +387,7 @@ struct Bus::State {
       work.swap(posted);
       out.swap(outgoing);
     }
-    for (auto& item : out) deliver(std::move(item));
+    for (auto& item : out) (void)deliver(std::move(item));
     for (auto& item : work) item();
   }
 
@@ -455,28 +485,42 @@ void Bus::close(SocketId socket) {
   post([state = state_.get(), socket] { state->sockets.erase(socket); });
 }
 
-bool Bus::send(SocketId socket, const std::string& peer, Message message) {
+Result<void> Bus::send(SocketId socket, const std::string& peer, Message message) {
   const std::uint32_t deadline_ms = message.envelope.deadline_ms;
-  Outgoing out{.socket = socket, .peer = peer, .message = std::move(message), .encoded = {}, .expires = {}};
-  if (deadline_ms > 0) {
-    out.expires = Clock::now() + std::chrono::milliseconds(deadline_ms);
-  } else {
-    out.encoded = encode(out.message.envelope);
-  }
-  if (on_bus_thread()) {
-    state_->deliver(std::move(out));
-    return true;
-  }
+  Outgoing out{.socket = socket,
+               .peer = peer,
+               .message = std::move(message),
+               .encoded = {},
+               .expires = {},
+               .encoded_deadline_ms = 0};
+  if (deadline_ms > 0) out.expires = Clock::now() + std::chrono::milliseconds(deadline_ms);
+  out.encoded = encode(out.message.envelope);
+  out.encoded_deadline_ms = deadline_ms;
+  if (auto fits = state_->fits(out); !fits) return fits;
+  if (on_bus_thread()) return state_->deliver(std::move(out));
   {
     const std::lock_guard lock(state_->mutex);
     if (state_->outgoing.size() >= state_->limits.max_queued_messages) {
       ++state_->undelivered;
-      return false;
+      return fail(Code::kOverloaded,
+                  std::format("{} messages wait to be sent already", state_->limits.max_queued_messages));
     }
     state_->outgoing.push_back(std::move(out));
   }
   state_->notify();
-  return true;
+  return {};
+}
+
+Result<void> Bus::answer(SocketId socket, const std::string& peer, Message message) {
+  const std::uint64_t correlation = message.envelope.correlation;
+  const std::string request_id = message.envelope.request_id;
+  auto sent = send(socket, peer, std::move(message));
+  if (!sent && sent.error().code == Code::kTooLarge) {
+    (void)send(socket, peer,
+               {.envelope = {.correlation = correlation, .request_id = request_id, .body = to_message(sent.error())},
+                .payload = {}});
+  }
+  return sent;
 }
 
 void Bus::post(std::function<void()> work) {

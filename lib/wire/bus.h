@@ -60,11 +60,18 @@ class Bus {
   [[nodiscard]] Result<SocketId> connect_subscriber(const std::string& address, Handler handler);
   void close(SocketId socket);
 
-  // Queues a message; `peer` is needed on a router only. False when a queue is full: the message is dropped. A message
-  // to a peer that has gone is dropped too, and one with a deadline that passes before it can be written: nobody waits
-  // for its answer any more. `deadline_ms` is counted down while a message waits.
-  bool send(SocketId socket, const std::string& peer, Message message);
-  bool send(SocketId socket, Message message) { return send(socket, {}, std::move(message)); }
+  // Sends a message, or keeps it until there is room; `peer` is needed on a router only. `deadline_ms` is counted down
+  // while a message waits, and one whose deadline passes is dropped: nobody waits for its answer any more.
+  // On the bus thread the result is what became of the message; elsewhere it is only what can be known at once (too
+  // large, the queue full), and the rest is counted and told to `unreachable`. A failed message is dropped.
+  // Errors: kTooLarge (over the limits of both ends), kOverloaded (a queue is full: the bus's, or what waits for this
+  // peer), kUnavailable (the peer has gone, the socket is closed).
+  Result<void> send(SocketId socket, const std::string& peer, Message message);
+  Result<void> send(SocketId socket, Message message) { return send(socket, {}, std::move(message)); }
+
+  // The same for an answer: one that is too large is replaced by its error, under the same correlation, so that the
+  // asker hears of it. The result is that of `message`.
+  Result<void> answer(SocketId socket, const std::string& peer, Message message);
 
   // Runs `work` on the bus thread soon.
   void post(std::function<void()> work);

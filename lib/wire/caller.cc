@@ -23,9 +23,10 @@ struct Pending {
 
 // Everything but `bus` and the flag is used on the bus thread only.
 struct Caller::State : std::enable_shared_from_this<Caller::State> {
-  explicit State(Bus& owner) : bus(owner) {}
+  State(Bus& owner, std::string shown) : bus(owner), secret(std::move(shown)) {}
 
   Bus& bus;
+  const std::string secret;
   SocketId socket{};
   bool connected = false;  // connect_dealer went well
   bool closed = false;
@@ -33,13 +34,14 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
   std::unordered_map<std::uint64_t, Pending> pending;
   std::string failure;
 
-  void ask(std::uint64_t correlation, const Pending& question) {
+  Result<void> ask(std::uint64_t correlation, const Pending& question) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(question.deadline - Clock::now()).count();
-    bus.send(socket, {.envelope = {.correlation = correlation,
-                                   .deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(left, 1)),
-                                   .request_id = question.request_id,
-                                   .body = question.question},
-                      .payload = question.payload});
+    return bus.send(socket, {.envelope = {.correlation = correlation,
+                                          .deadline_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(left, 1)),
+                                          .request_id = question.request_id,
+                                          .secret = secret,
+                                          .body = question.question},
+                             .payload = question.payload});
   }
 
   void start(Pending question) {
@@ -48,7 +50,10 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
       return;
     }
     const std::uint64_t correlation = next_correlation++;
-    ask(correlation, question);
+    if (auto asked = ask(correlation, question); !asked) {
+      question.answer(std::unexpected(std::move(asked).error()));
+      return;
+    }
     // Without repeats the bytes need not be kept.
     if (question.repeat_after.count() == 0) {
       question.question = msg::Nothing{};
@@ -80,7 +85,7 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
       }
       if (question.repeat_after.count() > 0 && now >= question.ask_again) {
         question.ask_again = now + question.repeat_after;
-        ask(at->first, question);
+        (void)ask(at->first, question);  // without room now, perhaps the next time
       }
       ++at;
     }
@@ -98,7 +103,8 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
   }
 };
 
-Caller::Caller(Bus& bus, const std::string& address) : state_(std::make_shared<State>(bus)) {
+Caller::Caller(Bus& bus, const std::string& address, std::string secret)
+    : state_(std::make_shared<State>(bus, std::move(secret))) {
   const std::weak_ptr<State> weak = state_;
   auto socket = bus.connect_dealer(address, [weak](Incoming incoming) {
     if (const auto state = weak.lock()) state->on_message(std::move(incoming));

@@ -23,13 +23,14 @@ class Caller {
     std::string request_id;
   };
 
-  // `address` as for Bus::connect_dealer.
-  Caller(Bus& bus, const std::string& address);
+  // `address` as for Bus::connect_dealer. `secret` is the cluster's and is shown with every question; empty: none.
+  Caller(Bus& bus, const std::string& address, std::string secret = {});
   ~Caller();
   Caller(const Caller&) = delete;
   Caller& operator=(const Caller&) = delete;
 
-  // Errors in the answer: kDeadlineExceeded (none came), kOverloaded (queue full), and what the other side says.
+  // Errors in the answer: kDeadlineExceeded (none came), kOverloaded (no room for the question) and kTooLarge (over the
+  // limits of the wire), both at once, kUnavailable (closed, or not connected), and what the other side says.
   void call(msg::Body question, std::vector<Frame> payload, Options options, Answer answer);
 
   // The same, waiting for the answer; not on the bus thread.

@@ -10,6 +10,8 @@
 #include <set>
 #include <thread>
 
+#include "lib/base/log.h"
+
 namespace slipway {
 namespace {
 
@@ -50,11 +52,16 @@ struct Gateway {
 
 // `gateways` is touched on the bus thread only; the resolver thread hands its findings over with post.
 struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
-  Impl(Bus& owner, msg::Hello greeting, State worker_state, OnRequest handler)
-      : bus(owner), hello(std::move(greeting)), state(std::move(worker_state)), on_request(std::move(handler)) {}
+  Impl(Bus& owner, msg::Hello greeting, State worker_state, OnRequest handler, std::string shown)
+      : bus(owner),
+        hello(std::move(greeting)),
+        secret(std::move(shown)),
+        state(std::move(worker_state)),
+        on_request(std::move(handler)) {}
 
   Bus& bus;
   const msg::Hello hello;
+  const std::string secret;
   const State state;
   const OnRequest on_request;
   std::map<std::string, Gateway> gateways;  // by literal address
@@ -73,8 +80,7 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
   }
 
   void say_hello(const Gateway& gateway) {
-    bus.send(gateway.socket,
-             {.envelope = {.correlation = 0, .deadline_ms = 0, .request_id = {}, .body = hello}, .payload = {}});
+    bus.send(gateway.socket, {.envelope = {.request_id = {}, .secret = secret, .body = hello}, .payload = {}});
   }
 
   // This gateway's share of the credits: the remainder goes to the first ones.
@@ -100,9 +106,9 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
         say_hello(gateway);
         continue;
       }
-      bus.send(gateway.socket,
-               {.envelope = {.correlation = 0, .deadline_ms = 0, .request_id = {}, .body = share(address, whole)},
-                .payload = {}});
+      const auto sent =
+          bus.send(gateway.socket, {.envelope = {.request_id = {}, .body = share(address, whole)}, .payload = {}});
+      if (!sent) spdlog::warn("heartbeat not sent address={} message={}", address, log_value(sent.error().message));
     }
   }
 
@@ -195,8 +201,9 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
   }
 };
 
-WorkerLink::WorkerLink(Bus& bus, msg::Hello hello, std::vector<std::string> gateways, State state, OnRequest on_request)
-    : impl_(std::make_shared<Impl>(bus, std::move(hello), std::move(state), std::move(on_request))) {
+WorkerLink::WorkerLink(Bus& bus, msg::Hello hello, std::vector<std::string> gateways, State state, OnRequest on_request,
+                       std::string secret)
+    : impl_(std::make_shared<Impl>(bus, std::move(hello), std::move(state), std::move(on_request), std::move(secret))) {
   const std::weak_ptr<Impl> weak = impl_;
   bus.on_tick([weak](Clock::time_point now) {
     if (const auto self = weak.lock(); self && !self->closed) self->on_tick(now);

@@ -15,13 +15,14 @@ class WorkerLink {
  public:
   // What this worker can take now in all; the link shares `credits` out among the gateways that have welcomed it.
   using State = std::function<msg::Heartbeat()>;
-  // A request (infer, cancel, runJob, inspect) and where its answer goes: Bus::send(incoming.socket, ...) with the
+  // A request (infer, cancel, runJob, inspect) and where its answer goes: Bus::answer(incoming.socket, ...) with the
   // request's correlation.
   using OnRequest = std::function<void(Incoming)>;
 
   // `gateways` are "host:port"; names are resolved again every few seconds in a thread of the link's own, and every
-  // address of a name is dialled.
-  WorkerLink(Bus& bus, msg::Hello hello, std::vector<std::string> gateways, State state, OnRequest on_request);
+  // address of a name is dialled. `secret` is the cluster's and is shown with HELLO; empty: none.
+  WorkerLink(Bus& bus, msg::Hello hello, std::vector<std::string> gateways, State state, OnRequest on_request,
+             std::string secret = {});
   ~WorkerLink();
   WorkerLink(const WorkerLink&) = delete;
   WorkerLink& operator=(const WorkerLink&) = delete;

@@ -89,7 +89,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
         const auto found = open.find(static_cast<std::uint64_t>(send_to->request));
         if (found == open.end()) continue;
         const Question& question = found->second.question;
-        const bool sent = bus.send(socket, send_to->peer,
+        const auto sent = bus.send(socket, send_to->peer,
                                    {.envelope = {.correlation = send_to->attempt,
                                                  .deadline_ms = static_cast<std::uint32_t>(
                                                      std::min<std::int64_t>(send_to->left.count(), UINT32_MAX)),
@@ -97,7 +97,12 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
                                                  .body = question.body},
                                     .payload = question.payload});
         const std::uint64_t attempt = send_to->attempt;
-        if (!sent) router.on_send_failed(attempt, Clock::now(), actions);
+        const Peer peer = send_to->peer;
+        if (!sent && sent.error().code == Code::kTooLarge) {
+          router.on_error(peer, attempt, sent.error(), Clock::now(), actions);  // it would be so at any other one
+        } else if (!sent) {
+          router.on_send_failed(attempt, Clock::now(), actions);
+        }
       } else if (const auto* cancel_at = std::get_if<CancelAt>(&actions[i])) {
         const CancelAt copy = *cancel_at;
         send(copy.peer, 0, msg::Cancel{.correlation = copy.attempt});
@@ -136,7 +141,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
         const Peer peer = hand_over->peer;
         const std::uint64_t attempt = hand_over->attempt;
         std::string request_id = hand_over->run.job.request_id;
-        const bool sent = bus.send(socket, peer,
+        const auto sent = bus.send(socket, peer,
                                    {.envelope = {.correlation = attempt,
                                                  .deadline_ms = 0,
                                                  .request_id = std::move(request_id),

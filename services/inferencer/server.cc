@@ -85,11 +85,13 @@ struct Server::State {
 
   void answer(const Asker& asker, msg::Body body, std::vector<Frame> payload = {}) {
     if (asker.correlation == 0) return;
-    const bool sent = bus.send(
+    const auto sent = bus.answer(
         asker.socket, asker.peer,
         {.envelope = {.correlation = asker.correlation, .deadline_ms = 0, .request_id = {}, .body = std::move(body)},
          .payload = std::move(payload)});
-    if (!sent) spdlog::warn("answer dropped reason=queue-full");
+    if (!sent) {
+      spdlog::warn("answer dropped code={} message={}", code_name(sent.error().code), log_value(sent.error().message));
+    }
   }
   void refuse(const Asker& asker, const Error& error) {
     metrics().requests.Add({{"code", std::string(code_name(error.code))}}).Increment();

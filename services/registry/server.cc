@@ -122,8 +122,9 @@ struct Server::State {
                                  .request_id = call.request_id,
                                  .body = body ? std::move(*body) : msg::Body(to_message(body.error()))},
                     .payload = std::move(payload)};
-    if (!bus.send(call.socket, call.peer, std::move(message))) {
-      spdlog::warn("answer dropped: send queue full kind={} request={}", call.kind, call.request_id);
+    if (const auto sent = bus.answer(call.socket, call.peer, std::move(message)); !sent) {
+      spdlog::warn("answer dropped kind={} code={} message={} request={}", call.kind, code_name(sent.error().code),
+                   log_value(sent.error().message), log_value(call.request_id));
     }
   }
 
@@ -466,7 +467,9 @@ struct Server::State {
     for (const msg::Changed& change : changes) {
       Message message;
       message.envelope.body = change;
-      if (!bus.send(events_socket, std::move(message))) spdlog::warn("event dropped revision={}", change.revision);
+      if (const auto sent = bus.send(events_socket, std::move(message)); !sent) {
+        spdlog::warn("event dropped revision={} code={}", change.revision, code_name(sent.error().code));
+      }
     }
   }
 };

@@ -10,6 +10,7 @@
 #include <optional>
 #include <thread>
 
+#include "lib/base/log.h"
 #include "lib/base/random_id.h"
 #include "lib/wire/blob_transfer.h"
 #include "lib/wire/worker_link.h"
@@ -50,7 +51,9 @@ struct TrainerServer::State {
     Message message;
     message.envelope.correlation = correlation;
     message.envelope.body = std::move(body);
-    if (!bus.send(to.socket, to.peer, std::move(message))) spdlog::warn("answer dropped reason=queue-full");
+    if (const auto sent = bus.answer(to.socket, to.peer, std::move(message)); !sent) {
+      spdlog::warn("answer dropped code={} message={}", code_name(sent.error().code), log_value(sent.error().message));
+    }
   }
 
   void announce() {

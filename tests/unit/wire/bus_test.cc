@@ -267,6 +267,69 @@ TEST(Bus, CountsAMessageToAPeerThatIsGone) {
   EXPECT_EQ(echo.bus.undelivered_total(), 1U);
 }
 
+// Runs `work` on the bus thread and waits for what it returns.
+template <class Work>
+auto on_bus(Bus& bus, Work work) {
+  std::promise<decltype(work())> done;
+  bus.post([&] { done.set_value(work()); });
+  return done.get_future().get();
+}
+
+TEST(Bus, SaysOnItsThreadThatAPeerHasGoneOrASocketIsClosed) {
+  Echo echo;
+  const auto gone = on_bus(echo.bus, [&] { return echo.bus.send(echo.socket, "nobody", message(msg::Ok{})); });
+  ASSERT_FALSE(gone);
+  EXPECT_EQ(gone.error().code, Code::kUnavailable);
+  const auto closed = on_bus(echo.bus, [&] { return echo.bus.send(SocketId{99}, message(msg::Ok{})); });
+  ASSERT_FALSE(closed);
+  EXPECT_EQ(closed.error().code, Code::kUnavailable);
+}
+
+TEST(Bus, SaysOnItsThreadWhenTooMuchWaitsForAPeer) {
+  Bus bus(kTightLimits);
+  const auto socket = bus.connect_dealer("127.0.0.1:1", [](Incoming) {});  // nobody is there
+  ASSERT_TRUE(socket);
+  const auto results = on_bus(bus, [&] {
+    std::vector<Result<void>> all;
+    for (int i = 0; i < 101; ++i) all.push_back(bus.send(*socket, message(msg::Ok{})));
+    return all;
+  });
+  for (int i = 0; i < 100; ++i) EXPECT_TRUE(results[i]) << i;
+  ASSERT_FALSE(results[100]);
+  EXPECT_EQ(results[100].error().code, Code::kOverloaded);
+}
+
+TEST(Bus, RefusesToSendWhatTheOtherSideWouldRefuse) {
+  Bus bus(kTightLimits);
+  const auto socket = bus.connect_dealer("127.0.0.1:1", [](Incoming) {});
+  ASSERT_TRUE(socket);
+  const auto code = [&](Message sent) {
+    const auto result = bus.send(*socket, std::move(sent));
+    return result ? std::optional<Code>() : result.error().code;
+  };
+  EXPECT_EQ(code(message(msg::GetModel{std::string(kMaxEnvelopeBytes, 'm')})), Code::kTooLarge);
+}
+
+TEST(Bus, ReplacesAnAnswerThatIsTooLargeByItsErrorUnderTheSameCorrelation) {
+  Bus router(kTightLimits);
+  const auto bound = router.bind_router("127.0.0.1:0", [&](const Incoming& incoming) {
+    const auto sent = router.answer(
+        incoming.socket, incoming.peer,
+        message(msg::GetModel{std::string(kMaxEnvelopeBytes, 'm')}, incoming.message.envelope.correlation));
+    EXPECT_EQ(sent.error().code, Code::kTooLarge);
+  });
+  ASSERT_TRUE(bound);
+  Bus bus;
+  std::promise<Message> answer;
+  const auto socket = bus.connect_dealer("127.0.0.1:" + std::to_string(router.port(*bound)),
+                                         [&](Incoming incoming) { answer.set_value(std::move(incoming.message)); });
+  ASSERT_TRUE(socket);
+  ASSERT_TRUE(bus.send(*socket, message(msg::Ok{}, 77)));
+  const Message came = answer.get_future().get();
+  EXPECT_EQ(came.envelope.correlation, 77U);
+  EXPECT_EQ(from_message(std::get<msg::Error>(came.envelope.body)).code, Code::kTooLarge);
+}
+
 TEST(Bus, TellsWhenAPeersConnectionIsGone) {
   Bus router;
   std::promise<std::string> peer;

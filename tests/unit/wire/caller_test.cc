@@ -97,6 +97,27 @@ TEST(Caller, ReachesAServerThatIsReplacedMeanwhile) {
       caller->call_and_wait(msg::GetModel{"m"}, {}, {.deadline = 30s, .repeat_after = 100ms, .request_id = {}}));
 }
 
+TEST(Caller, SaysAtOnceThatAQuestionIsTooLargeOrHasNoRoom) {
+  Bus bus({.max_waiting_messages = 3});
+  Caller caller(bus, "127.0.0.1:1");  // nobody is there
+  const Caller::Options long_wait{.deadline = 600s, .repeat_after = {}, .request_id = {}};
+  EXPECT_EQ(caller.call_and_wait(msg::GetModel{std::string(kMaxEnvelopeBytes, 'm')}, {}, long_wait).error().code,
+            Code::kTooLarge);
+  for (int i = 0; i < 3; ++i) caller.call(msg::GetModel{"m"}, {}, long_wait, [](const Result<Message>&) {});
+  EXPECT_EQ(caller.call_and_wait(msg::GetModel{"m"}, {}, long_wait).error().code, Code::kOverloaded);
+}
+
+TEST(Caller, ShowsTheClustersSecretWithEveryQuestion) {
+  Server server([](const Incoming& incoming, int) {
+    return incoming.message.envelope.secret == "s3cret"
+               ? msg::Body(msg::Ok{})
+               : msg::Body(to_message({.code = Code::kInvalidArgument, .message = "no", .path = {}}));
+  });
+  Bus bus;
+  Caller caller(bus, server.address(), "s3cret");
+  EXPECT_TRUE(caller.call_and_wait(msg::GetModel{"m"}, {}, {}));
+}
+
 TEST(Caller, FailsOpenAndLaterQuestionsOnceClosed) {
   Server server([](const Incoming&, int) { return std::nullopt; });
   Bus bus;

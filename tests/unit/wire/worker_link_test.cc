@@ -19,6 +19,7 @@ class Gateway {
       const std::lock_guard lock(mutex);
       if (std::holds_alternative<msg::Hello>(incoming.message.envelope.body)) {
         ++hellos;
+        secret = incoming.message.envelope.secret;
         peer = incoming.peer;
         send(answer);
       } else if (auto* beat = std::get_if<msg::Heartbeat>(&incoming.message.envelope.body)) {
@@ -54,6 +55,7 @@ class Gateway {
   int hellos = 0;
   bool ask_again = false;
   std::string peer;
+  std::string secret;
   std::optional<msg::Heartbeat> last_beat;
   Bus bus;
   SocketId socket{};
@@ -93,6 +95,13 @@ TEST(WorkerLink, SaysHelloAgainWhenAsked) {
   Bus bus;
   WorkerLink link(bus, kHello, {gateway.address()}, [] { return beat(1); }, [](Incoming) {});
   EXPECT_TRUE(gateway.wait_until([&] { return gateway.hellos >= 2; }));
+}
+
+TEST(WorkerLink, ShowsTheClustersSecretWithHello) {
+  Gateway gateway(msg::Welcome{"g"});
+  Bus bus;
+  WorkerLink link(bus, kHello, {gateway.address()}, [] { return beat(1); }, [](Incoming) {}, "s3cret");
+  EXPECT_TRUE(gateway.wait_until([&] { return gateway.secret == "s3cret"; }));
 }
 
 TEST(WorkerLink, FindsAGatewayThatIsReplacedAtTheSameAddress) {
