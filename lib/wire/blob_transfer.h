@@ -6,10 +6,10 @@
 #include <string>
 
 #include "lib/wire/caller.h"
+#include "schema/limits.h"
 
 namespace slipway {
 
-inline constexpr std::size_t kUploadPartBytes = 1 << 20;
 inline constexpr std::size_t kUploadWindow = 8;  // parts sent and not yet answered
 
 // All of these wait for the registry, so they are not for the bus thread.

@@ -105,13 +105,76 @@ void write_struct(const T& value, capnp::DynamicStruct::Builder builder) {
   }
 }
 
+// --- counting: the words that the same walk will write ---
+
+struct Count {
+  std::uint64_t words = 0;
+  std::size_t longest_list = 0;
+
+  void bytes(std::size_t size) { words += (size + sizeof(capnp::word) - 1) / sizeof(capnp::word); }
+};
+
+// Of a T's own data and pointers.
+template <class T>
+std::uint64_t own_words(capnp::StructSchema schema) {
+  static const std::uint64_t words = [&] {
+    const auto layout = schema.getProto().getStruct();
+    return std::uint64_t{layout.getDataWordCount()} + layout.getPointerCount();
+  }();
+  return words;
+}
+
+template <class T>
+[[gnu::noinline]] void count_struct(const T& value, capnp::StructSchema schema, Count& count);
+
+// What `value`'s pointer points to.
+template <class T>
+void count_field(const T& value, capnp::StructSchema::Field field, Count& count) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (!value.empty()) count.bytes(value.size() + 1);
+  } else if constexpr (is_id<T>) {
+    count_field(value.text(), field, count);
+  } else if constexpr (std::is_same_v<T, Digest>) {
+    if (!value.empty()) count.bytes(value.bytes.size());
+  } else if constexpr (is_vector<T>) {
+    using Item = T::value_type;
+    if (value.empty()) return;
+    count.longest_list = std::max(count.longest_list, value.size());
+    if constexpr (is_plain_struct<Item>) {
+      const auto schema = field.getType().asList().getStructElementType();
+      count.words += 1 + value.size() * own_words<Item>(schema);
+      for (const Item& item : value) count_struct(item, schema, count);
+    } else if constexpr (std::is_same_v<Item, std::string>) {
+      count.words += value.size();
+      for (const Item& item : value) count.bytes(item.size() + 1);
+    } else if constexpr (std::is_same_v<Item, Digest>) {
+      count.words += value.size();
+      for (const Item& item : value) count.bytes(item.bytes.size());
+    } else {
+      static_assert(std::is_arithmetic_v<Item> && !std::is_same_v<Item, bool>);
+      count.bytes(value.size() * sizeof(Item));
+    }
+  } else if constexpr (is_plain_struct<T>) {
+    const auto schema = field.getType().asStruct();
+    count.words += own_words<T>(schema);
+    count_struct(value, schema, count);
+  }
+}
+
+template <class T>
+void count_struct(const T& value, capnp::StructSchema schema, Count& count) {
+  if constexpr (boost::pfr::tuple_size_v<T> > 0) {
+    const auto& fields = fields_of<T>(schema);
+    boost::pfr::for_each_field(value,
+                               [&](const auto& member, std::size_t i) { count_field(member, fields[i], count); });
+  }
+}
+
 // --- reading ---
 
 struct Malformed {
   std::string what;
 };
-
-constexpr unsigned kMaxItems = 100'000;  // in any list
 
 template <class T>
 [[gnu::noinline]] void read_struct(capnp::DynamicStruct::Reader reader, T& value);
@@ -150,13 +213,11 @@ void read_field(capnp::DynamicStruct::Reader reader, capnp::StructSchema::Field 
   } else if constexpr (std::is_same_v<T, Digest>) {
     value = read_digest(reader.get(field).as<capnp::Data>());
   } else if constexpr (std::is_enum_v<T>) {
-    const auto number = reader.get(field).as<capnp::DynamicEnum>().getRaw();
-    if (number >= field.getType().asEnum().getEnumerants().size()) throw Malformed{"an enumerator of a later release"};
-    value = static_cast<T>(number);
+    value = static_cast<T>(reader.get(field).as<capnp::DynamicEnum>().getRaw());
   } else if constexpr (is_vector<T>) {
     const auto list = reader.get(field).as<capnp::DynamicList>();
     // A list of empty structs takes no bytes in the message but plenty here.
-    if (list.size() > kMaxItems) throw Malformed{std::format("a list of {} items", list.size())};
+    if (list.size() > kMaxListItems) throw Malformed{std::format("a list of {} items", list.size())};
     value.resize(list.size());
     for (unsigned i = 0; i < list.size(); ++i) read_element(list[i], value[i]);
   } else if constexpr (is_plain_struct<T>) {
@@ -195,10 +256,22 @@ void read_body(capnp::DynamicStruct::Reader envelope, msg::Body& body) {
   }
 }
 
+template <std::size_t I>
+void count_body(const msg::Body& body, Count& count) {
+  using Kind = std::variant_alternative_t<I, msg::Body>;
+  if constexpr (boost::pfr::tuple_size_v<Kind> != 0) {
+    static const auto field = capnp::Schema::from<schema::Envelope>().getUnionFields()[I];
+    count_field(std::get<I>(body), field, count);
+  }
+}
+
 constexpr auto kKinds = std::make_index_sequence<std::variant_size_v<msg::Body>>{};
 
 constexpr auto kWriters = []<std::size_t... I>(std::index_sequence<I...>) {
   return std::array{&write_body<I>...};
+}(kKinds);
+constexpr auto kCounters = []<std::size_t... I>(std::index_sequence<I...>) {
+  return std::array{&count_body<I>...};
 }(kKinds);
 constexpr auto kReaders = []<std::size_t... I>(std::index_sequence<I...>) {
   return std::array{&read_body<I>...};
@@ -219,6 +292,9 @@ std::size_t kind_of(schema::Envelope::Reader envelope) {
 
 // --- frames ---
 
+// This release writes one; earlier ones wrote as many as a record needed, and disks have them.
+constexpr std::uint32_t kMaxSegments = 512;
+
 // Calls `read` with the root of `bytes`; whatever is wrong with them becomes an Error with `code`.
 template <class Root, class Read>
 auto with_root(std::span<const std::byte> bytes, Code code, Read read)
@@ -228,7 +304,9 @@ auto with_root(std::span<const std::byte> bytes, Code code, Read read)
   }
   std::uint32_t segments_less_one = 0;
   std::memcpy(&segments_less_one, bytes.data(), sizeof segments_less_one);
-  if (segments_less_one >= 4) return fail(code, std::format("a message of {} segments", segments_less_one + 1ULL));
+  if (segments_less_one >= kMaxSegments) {
+    return fail(code, std::format("a message of {} segments", segments_less_one + 1ULL));
+  }
 
   // Small ZeroMQ frames arrive at any address; Cap'n Proto wants multiples of 8.
   std::vector<capnp::word> aligned;
@@ -251,12 +329,43 @@ auto with_root(std::span<const std::byte> bytes, Code code, Read read)
   }
 }
 
-// The words of a finished message as a frame.
-Frame to_frame(capnp::MessageBuilder& builder) {
-  auto words = std::make_shared<kj::Array<capnp::word>>(capnp::messageToFlatArray(builder));
-  const auto bytes = words->asBytes();
-  return Frame({reinterpret_cast<const std::byte*>(bytes.begin()), bytes.size()}, std::move(words));
+// Bytes of a message of one segment: the table of segments, then the words.
+constexpr std::size_t message_bytes(const Count& count) { return (1 + count.words) * sizeof(capnp::word); }
+
+// Lets `write` write a message of `count` words, exactly, into `bytes`, which are zero.
+template <class Root, class Write>
+void write_message(const Count& count, void* bytes, Write write) {
+  const std::uint32_t table[2] = {0, static_cast<std::uint32_t>(count.words)};  // segments less one, their sizes
+  std::memcpy(bytes, table, sizeof table);
+  capnp::FlatMessageBuilder builder(kj::arrayPtr(static_cast<capnp::word*>(bytes) + 1, count.words));
+  write(builder.initRoot<Root>());
+  builder.requireFilled();
 }
+
+Result<void> check(const Count& count, std::string_view what, std::size_t max_bytes) {
+  if (message_bytes(count) > max_bytes) {
+    return fail(Code::kTooLarge,
+                std::format("{} of {} bytes, at most {} are taken", what, message_bytes(count), max_bytes));
+  }
+  if (count.longest_list > kMaxListItems) {
+    return fail(Code::kTooLarge, std::format("{} with a list of {} items, at most {} are taken", what,
+                                             count.longest_list, kMaxListItems));
+  }
+  return {};
+}
+
+Count count_of(const msg::Envelope& envelope) {
+  Count count{.words = 1, .longest_list = 0};  // the pointer to the root
+  count.words += own_words<msg::Envelope>(capnp::Schema::from<schema::Envelope>());
+  if (!envelope.request_id.empty()) count.bytes(envelope.request_id.size() + 1);
+  if (!envelope.secret.empty()) count.bytes(envelope.secret.size() + 1);
+  count.longest_list = envelope.payload_bytes.size();
+  count.words += envelope.payload_bytes.size();
+  kCounters[envelope.body.index()](envelope.body, count);
+  return count;
+}
+
+capnp::Text::Reader to_text(const std::string& text) { return {text.c_str(), text.size()}; }
 
 template <class T>
 struct RecordSchema;
@@ -283,23 +392,37 @@ struct RecordSchema<Quarantine> : std::type_identity<schema::Quarantine> {};
 template <>
 struct RecordSchema<StoredFile> : std::type_identity<schema::StoredFile> {};
 
+template <class T>
+Count count_of_record(const T& record) {
+  const auto schema = capnp::Schema::from<typename RecordSchema<T>::type>();
+  Count count{.words = 1 + own_words<T>(schema), .longest_list = 0};
+  count_struct(record, schema, count);
+  return count;
+}
+
 }  // namespace
 
 Frame encode(const msg::Envelope& envelope) {
-  capnp::MallocMessageBuilder builder;
-  auto root = builder.initRoot<schema::Envelope>();
-  root.setProtocol(kProtocol);
-  root.setCorrelation(envelope.correlation);
-  root.setDeadlineMs(envelope.deadline_ms);
-  if (!envelope.request_id.empty()) root.setRequestId(envelope.request_id.c_str());
-  if (!envelope.secret.empty()) root.setSecret(envelope.secret.c_str());
-  if (!envelope.payload_bytes.empty()) {
-    auto sizes = root.initPayloadBytes(static_cast<unsigned>(envelope.payload_bytes.size()));
-    for (unsigned i = 0; i < sizes.size(); ++i) sizes.set(i, envelope.payload_bytes[i]);
-  }
-  kWriters[envelope.body.index()](envelope.body, root);
-  return to_frame(builder);
+  const Count count = count_of(envelope);
+  std::vector<std::uint64_t> words(1 + count.words);
+  write_message<schema::Envelope>(count, words.data(), [&](schema::Envelope::Builder root) {
+    root.setProtocol(kProtocol);
+    root.setCorrelation(envelope.correlation);
+    root.setDeadlineMs(envelope.deadline_ms);
+    if (!envelope.request_id.empty()) root.setRequestId(to_text(envelope.request_id));
+    if (!envelope.secret.empty()) root.setSecret(to_text(envelope.secret));
+    if (!envelope.payload_bytes.empty()) {
+      auto sizes = root.initPayloadBytes(static_cast<unsigned>(envelope.payload_bytes.size()));
+      for (unsigned i = 0; i < sizes.size(); ++i) sizes.set(i, envelope.payload_bytes[i]);
+    }
+    kWriters[envelope.body.index()](envelope.body, root);
+  });
+  return Frame::of(std::move(words));
 }
+
+std::size_t encoded_bytes(const msg::Envelope& envelope) { return message_bytes(count_of(envelope)); }
+
+Result<void> fits(const msg::Envelope& envelope) { return check(count_of(envelope), "an envelope", kMaxEnvelopeBytes); }
 
 Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
   if (bytes.size() > kMaxEnvelopeBytes) {
@@ -319,7 +442,7 @@ Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
                                .payload_bytes = {},
                                .body = {}};
         const auto sizes = root.getPayloadBytes();
-        if (sizes.size() > kMaxItems) throw Malformed{std::format("a list of {} items", sizes.size())};
+        if (sizes.size() > kMaxListItems) throw Malformed{std::format("a list of {} items", sizes.size())};
         for (const std::uint64_t size : sizes) envelope.payload_bytes.push_back(size);
         kReaders[kind_of(root)](root, envelope.body);
         return envelope;
@@ -328,9 +451,21 @@ Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
 
 template <class T>
 std::string encode_record(const T& record) {
-  capnp::MallocMessageBuilder builder;
-  write_struct(record, builder.initRoot<typename RecordSchema<T>::type>());
-  return std::string(to_frame(builder).text());
+  const Count count = count_of_record(record);
+  std::string bytes(message_bytes(count), '\0');  // from the heap, and so aligned
+  write_message<typename RecordSchema<T>::type>(count, bytes.data(),
+                                                [&](auto root) { write_struct(record, std::move(root)); });
+  return bytes;
+}
+
+template <class T>
+std::size_t encoded_bytes(const T& record) {
+  return message_bytes(count_of_record(record));
+}
+
+template <class T>
+Result<void> fits(const T& record) {
+  return check(count_of_record(record), "a record", kMaxRecordBytes);
 }
 
 template <class T>
@@ -345,6 +480,8 @@ Result<T> decode_record(std::span<const std::byte> bytes) {
 
 #define SLIPWAY_RECORD(T)                       \
   template std::string encode_record(const T&); \
+  template std::size_t encoded_bytes(const T&); \
+  template Result<void> fits(const T&);         \
   template Result<T> decode_record(std::span<const std::byte>);
 SLIPWAY_RECORD(Dataset)
 SLIPWAY_RECORD(Job)

@@ -1,5 +1,6 @@
 // Plain structs to Cap'n Proto bytes and back. Bytes from a peer or a disk are hostile until decoded here: size,
 // segments, nesting and traversal are bounded, and every failure is an Error. No reader leaves this room.
+// An enumerator of a later release keeps its number both ways.
 #pragma once
 
 #include <cstddef>
@@ -8,11 +9,11 @@
 
 #include "lib/base/error.h"
 #include "lib/wire/frame.h"
+#include "schema/limits.h"
 #include "schema/messages.h"
 
 namespace slipway {
 
-inline constexpr std::size_t kMaxEnvelopeBytes = 4 << 20;
 inline constexpr std::uint16_t kProtocol = 1;
 
 // An envelope with its payload frames: one ZeroMQ message.
@@ -21,7 +22,14 @@ struct Message {
   std::vector<Frame> payload;
 };
 
+// Always one segment, of a size counted beforehand. What does not `fit` is encoded too, and refused by the reader.
 [[nodiscard]] Frame encode(const msg::Envelope& envelope);
+
+// Bytes that encode() would make. Does not encode.
+[[nodiscard]] std::size_t encoded_bytes(const msg::Envelope& envelope);
+
+// Errors: kTooLarge (over kMaxEnvelopeBytes, or a list of more than kMaxListItems): decode() would refuse it.
+[[nodiscard]] Result<void> fits(const msg::Envelope& envelope);
 
 // Errors: kInvalidArgument (not an envelope), kTooLarge (over kMaxEnvelopeBytes), kUnsupported (another protocol).
 // A kind that this release does not know decodes to msg::Nothing.
@@ -31,8 +39,15 @@ struct Message {
 // Lease, Version, Model, Alias, AliasMove, Quarantine, StoredFile.
 template <class T>
 [[nodiscard]] std::string encode_record(const T& record);
+template <class T>
+[[nodiscard]] std::size_t encoded_bytes(const T& record);
 
-// Errors: kDataLoss (not such a record).
+// To be asked before a record is kept: one that does not fit could never be sent to anybody.
+// Errors: kTooLarge (over kMaxRecordBytes, or a list of more than kMaxListItems).
+template <class T>
+[[nodiscard]] Result<void> fits(const T& record);
+
+// Errors: kDataLoss (not such a record: damaged, or of a later release that has changed it beyond reading).
 template <class T>
 [[nodiscard]] Result<T> decode_record(std::span<const std::byte> bytes);
 

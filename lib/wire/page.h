@@ -8,10 +8,7 @@
 
 namespace slipway {
 
-// Encoded records after which a page takes no more: far enough from kMaxEnvelopeBytes for one large record on top.
-inline constexpr std::size_t kPageBytes = 1 << 20;
-
-// Counts what is put into a page.
+// Counts what is put into a page: kPageBytes, and one large record on top.
 class PageMeter {
  public:
   explicit PageMeter(std::size_t limit) : limit_(limit) {}
@@ -20,7 +17,7 @@ class PageMeter {
   template <class Record>
   bool count(const Record& record) {
     ++items_;
-    bytes_ += encode_record(record).size();
+    bytes_ += encoded_bytes(record);
     return items_ < limit_ && bytes_ < kPageBytes;
   }
 
@@ -36,7 +33,7 @@ template <class Record>
 [[nodiscard]] bool may_have_next(const std::vector<Record>& page, std::size_t limit) {
   if (page.size() >= limit) return true;
   std::size_t bytes = 0;
-  for (const Record& record : page) bytes += encode_record(record).size();
+  for (const Record& record : page) bytes += encoded_bytes(record);
   return bytes >= kPageBytes / 2;
 }
 
