@@ -5,6 +5,7 @@
 #include <charconv>
 #include <set>
 
+#include "lib/base/name.h"
 #include "lib/keras/architecture.h"
 #include "lib/keras/callback_reader.h"
 #include "lib/keras/json_cursor.h"
@@ -15,16 +16,10 @@
 namespace slipway::keras {
 namespace {
 
-bool is_name(std::string_view text) {
-  const auto letter_or_digit = [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-  };
-  return !text.empty() && text.size() <= 128 && letter_or_digit(text[0]) &&
-         std::ranges::all_of(text, [&](char c) { return letter_or_digit(c) || c == '.' || c == '_' || c == '-'; });
-}
+constexpr double kMinCheckpointSeconds = 0.1;
 
 void require_name(Report& report, const std::string& path, std::string_view text) {
-  if (is_name(text)) return;
+  if (slipway::is_name(text)) return;
   report.add(path, Code::kInvalidArgument,
              std::format("'{}' is no name: wanted 1 to 128 letters, digits, '.', '_' or '-', the first a letter or a "
                          "digit",
@@ -141,6 +136,12 @@ void read_document(const Cursor& document, JobSpec& spec, std::optional<boost::j
   }
   spec.fit = read_fit(in.child("fit"));
   spec.checkpoint_seconds = in.number("checkpoint_seconds", {.min = 0, .max = 1e6}, 0.0);
+  // Each checkpoint is stored and synced: without a pause a job would fill the registry's disk.
+  if (spec.checkpoint_seconds > 0 && spec.checkpoint_seconds < kMinCheckpointSeconds) {
+    report.add(in.path_of("checkpoint_seconds"), Code::kInvalidArgument,
+               std::format("{} is too short: wanted at least {} seconds, or 0 for what the trainer is set to",
+                           spec.checkpoint_seconds, kMinCheckpointSeconds));
+  }
   Cursor model = in.required("model", "a Keras Sequential document");
   const auto compile = in.child("compile");
   const auto callbacks = in.child("callbacks");

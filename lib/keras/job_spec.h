@@ -209,7 +209,7 @@ struct JobSpec {
   std::vector<MetricSpec> metrics;
   Fit fit;
   std::vector<Callback> callbacks;
-  double checkpoint_seconds = 0;           // 0: the trainer's own
+  double checkpoint_seconds = 0;           // at least 0.1; 0: the trainer's own
   std::string compile_path = "$.compile";  // JSON path of what was taken: that, or the model's compile_config
 };
 

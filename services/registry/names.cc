@@ -5,25 +5,16 @@
 #include <charconv>
 #include <format>
 
+#include "lib/base/name.h"
+
 namespace slipway::registry {
 namespace {
 
 constexpr std::size_t kNumberDigits = 20;
 
-bool is_letter_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
-
 }  // namespace
 
-Result<void> check_name(std::string_view what, std::string_view name) {
-  const bool fits =
-      !name.empty() && name.size() <= 128 && is_letter_or_digit(name[0]) &&
-      std::ranges::all_of(name, [](char c) { return is_letter_or_digit(c) || c == '.' || c == '_' || c == '-'; });
-  if (fits) return {};
-  const auto shown = check_text(what, name, 128) ? std::format("'{}'", name) : std::format("{} bytes", name.size());
-  return fail(Code::kInvalidArgument,
-              std::format("{} {}: wanted 1 to 128 letters, digits, '.', '_' and '-', beginning with a letter or digit",
-                          what, shown));
-}
+Result<void> check_name(std::string_view what, std::string_view name) { return slipway::check_name(what, name); }
 
 Result<void> check_text(std::string_view what, std::string_view text, std::size_t max_bytes) {
   if (text.size() > max_bytes) {

@@ -95,6 +95,10 @@ TEST(Job, UnknownTopLevelKeysAreRefusedWithThoseThatAreKnown) {
   expect_refused(job({.more = R"(, "seed": -1)"}), Code::kInvalidArgument, "$.seed", "-1");
   expect_refused(job({.more = R"(, "seed": 18446744073709551616)"}), Code::kInvalidArgument, "$.seed", "from 0");
   expect_refused(job({.more = R"(, "checkpoint_seconds": -1)"}), Code::kInvalidArgument, "$.checkpoint_seconds", "0");
+  expect_refused(job({.more = R"(, "checkpoint_seconds": 0.099)"}), Code::kInvalidArgument, "$.checkpoint_seconds",
+                 "at least 0.1 seconds");
+  accepted(job({.more = R"(, "checkpoint_seconds": 0.1)"}));
+  accepted(job({.more = R"(, "checkpoint_seconds": 0)"}));
 }
 
 TEST(Job, ADocumentThatIsNotJsonIsRefusedWithThePlace) {
