@@ -20,7 +20,9 @@ constexpr std::array kRows{
     Row{DType::kU8, 1, "u8", "UINT8", "DT_UINT8"},   Row{DType::kB8, 1, "b8", "BOOL", "DT_BOOL"},
 };
 
-const Row& row(DType dtype) { return kRows[static_cast<std::size_t>(dtype)]; }
+constexpr Row kUnknown{DType::kF32, 1, "unknown", "unknown", "unknown"};
+
+const Row& row(DType dtype) { return is_known(dtype) ? kRows[static_cast<std::size_t>(dtype)] : kUnknown; }
 
 std::optional<DType> find(std::string_view wanted, std::string_view Row::* column) {
   const auto found = std::ranges::find(kRows, wanted, column);
@@ -29,6 +31,7 @@ std::optional<DType> find(std::string_view wanted, std::string_view Row::* colum
 
 }  // namespace
 
+bool is_known(DType dtype) { return static_cast<std::size_t>(dtype) < kRows.size(); }
 std::size_t item_size(DType dtype) { return row(dtype).size; }
 std::string_view dtype_name(DType dtype) { return row(dtype).name; }
 std::string_view oip_name(DType dtype) { return row(dtype).oip; }

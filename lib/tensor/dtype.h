@@ -9,6 +9,9 @@
 
 namespace slipway {
 
+// False for one of a later release, which a record may have: its size is given as 1, its names as "unknown".
+[[nodiscard]] bool is_known(DType dtype);
+
 [[nodiscard]] std::size_t item_size(DType dtype);                               // bytes of one element
 [[nodiscard]] std::string_view dtype_name(DType dtype);                         // "f32"
 [[nodiscard]] std::string_view oip_name(DType dtype);                           // "FP32"

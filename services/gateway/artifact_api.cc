@@ -13,8 +13,6 @@ namespace {
 
 constexpr std::uint64_t kChunkBytes = 4 << 20;  // of every stored file, but for its last chunk
 
-Response refuse(const Error& error, const Call& call) { return error_response(error, Dialect::kOwn, call.request); }
-
 // A chunk at a time, so that memory does not grow with the file. A failure in the middle cuts the connection: the
 // length was promised.
 Task<void> send_chunks(Services& services, std::string request_id, std::shared_ptr<const Version> version,

@@ -1,5 +1,8 @@
 // /api/v1/datasets
+#include <set>
+
 #include "lib/base/json_text.h"
+#include "lib/base/name.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/multipart.h"
 #include "services/gateway/own_api.h"
@@ -9,15 +12,13 @@
 namespace slipway::gateway {
 namespace {
 
-Response refuse(const Error& error, const Call& call) { return error_response(error, Dialect::kOwn, call.request); }
-
 // Every file part of a form, in order.
 Task<Result<void>> upload_form(RegistryUpload& upload, Call& call) {
   auto boundary = MultipartParser::boundary_of(call.request.header("Content-Type"));
   if (!boundary) co_return std::unexpected(boundary.error());
   MultipartParser parser(std::move(*boundary));
   std::vector<PartPiece> pieces;
-  int files = 0;
+  std::set<std::string> names;
   while (true) {
     auto bytes = co_await call.reader->next();
     if (!bytes) co_return std::unexpected(bytes.error());
@@ -34,8 +35,10 @@ Task<Result<void>> upload_form(RegistryUpload& upload, Call& call) {
                            std::format("form part '{}' is not a file: it has no filename", piece.head.name));
           }
           if (auto named = check_file_name(piece.head.filename); !named) co_return named;
+          // The registry would take the second one's parts for repeats.
+          if (!names.insert(piece.head.filename).second)
+            co_return fail(Code::kInvalidArgument, std::format("file '{}' comes twice", piece.head.filename));
           upload.begin_file(std::move(piece.head.filename), true);
-          ++files;
           break;
         case PartPiece::Kind::kData:
           done = co_await upload.write(piece.data);
@@ -48,7 +51,7 @@ Task<Result<void>> upload_form(RegistryUpload& upload, Call& call) {
     }
   }
   if (auto whole = parser.finish(); !whole) co_return whole;
-  if (files == 0) co_return fail(Code::kInvalidArgument, "the form has no file");
+  if (names.empty()) co_return fail(Code::kInvalidArgument, "the form has no file");
   co_return Result<void>();
 }
 
@@ -75,25 +78,18 @@ Task<Result<void>> upload_raw(RegistryUpload& upload, Call& call) {
 }
 
 Task<Response> put_dataset(Services& services, Call& call) {
+  if (auto named = check_name("data set", call.param("name")); !named) co_return refuse(named.error(), call);
   RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id);
-  if (auto opened = co_await upload.open(); !opened) co_return refuse(opened.error(), call);
   const std::string_view type = call.request.header("Content-Type");
   const bool form = equals_ignoring_case(type.substr(0, 10), "multipart/");
-  auto sent = form ? co_await upload_form(upload, call) : co_await upload_raw(upload, call);
-  if (sent) {
-    if (auto files = co_await upload.files(); !files) sent = std::unexpected(files.error());
-  }
-  if (!sent) {
-    upload.abort();
+  if (auto sent = form ? co_await upload_form(upload, call) : co_await upload_raw(upload, call); !sent) {
     const bool slow = sent.error().code == Code::kDeadlineExceeded;
     co_return slow ? error_response(408, sent.error(), Dialect::kOwn, call.request) : refuse(sent.error(), call);
   }
-  auto stored = co_await services.registry.ask_long<msg::DatasetStored>(
-      msg::CommitDataset{.upload = upload.id(), .name = call.param("name")}, call.request.id);
-  if (!stored) {
-    upload.abort();
-    co_return refuse(stored.error(), call);
-  }
+  if (auto files = co_await upload.files(); !files) co_return refuse(files.error(), call);
+  auto stored = co_await upload.commit<msg::DatasetStored>(
+      msg::CommitDataset{.upload = {}, .name = call.param("name"), .actor = actor_of(call.request)});
+  if (!stored) co_return refuse(stored.error(), call);
   Response response = json_response(stored->created ? 201 : 200, slipway::json_text(to_json(stored->dataset)));
   response.headers.emplace_back("Location", std::format("/api/v1/datasets/{}?version={}",
                                                         percent_encode(stored->dataset.name), stored->dataset.version));
@@ -101,29 +97,26 @@ Task<Response> put_dataset(Services& services, Call& call) {
 }
 
 Task<Response> list_datasets(Services& services, Call& call) {
-  auto limit = page_limit(call.request);
-  if (!limit) co_return refuse(limit.error(), call);
-  auto after = call.request.query_value("after");
-  if (!after) co_return refuse(after.error(), call);
+  auto wanted = page_request<std::string>(call.request, "after");
+  if (!wanted) co_return refuse(wanted.error(), call);
   auto page = co_await services.registry.ask<msg::Datasets>(
-      msg::ListDatasets{.name = {}, .after = after->value_or(""), .limit = *limit}, call.request.id);
+      msg::ListDatasets{.name = {}, .after = std::move(wanted->cursor), .limit = wanted->limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
   co_return page_response(
-      page->items, *limit, [](const Dataset& dataset) { return dataset.name; },
+      page->items, wanted->limit, [](const Dataset& dataset) { return dataset.name; },
       [](const Dataset& dataset) { return to_json(dataset); });
 }
 
 Task<Response> list_versions(Services& services, Call& call) {
-  auto limit = page_limit(call.request);
-  if (!limit) co_return refuse(limit.error(), call);
-  auto after = call.request.query_number("after");
-  if (!after) co_return refuse(after.error(), call);
+  auto wanted = page_request<std::uint64_t>(call.request, "after");
+  if (!wanted) co_return refuse(wanted.error(), call);
   auto page = co_await services.registry.ask<msg::Datasets>(
-      msg::ListDatasets{.name = call.param("name"), .after = {}, .limit = *limit, .after_version = after->value_or(0)},
+      msg::ListDatasets{
+          .name = call.param("name"), .after = {}, .limit = wanted->limit, .after_version = wanted->cursor},
       call.request.id);
   if (!page) co_return refuse(page.error(), call);
   co_return page_response(
-      page->items, *limit, [](const Dataset& dataset) { return dataset.version; },
+      page->items, wanted->limit, [](const Dataset& dataset) { return dataset.version; },
       [](const Dataset& dataset) { return to_json(dataset); });
 }
 

@@ -3,11 +3,13 @@
 #include <cmath>
 #include <ctime>
 #include <set>
+#include <utility>
 
 #include "lib/base/json_text.h"
 #include "lib/base/sha256.h"
 #include "lib/tensor/dtype.h"
 #include "lib/tensor/shape.h"
+#include "services/gateway/json_reader.h"
 
 namespace slipway::gateway {
 namespace {
@@ -25,10 +27,17 @@ json::array shape_json(const std::vector<std::int64_t>& shape) { return json::ar
 
 json::value text_or_null(const std::string& text) { return text.empty() ? json::value(nullptr) : json::value(text); }
 
+// What an enumerator of a later release is shown as.
+std::string unknown_name(unsigned number) { return std::format("unknown({})", number); }
+
+std::string dtype_text(DType dtype) {
+  return is_known(dtype) ? std::string(dtype_name(dtype)) : unknown_name(std::to_underlying(dtype));
+}
+
 json::array specs_json(const std::vector<TensorSpec>& specs) {
   json::array array;
   for (const auto& spec : specs)
-    array.push_back({{"name", spec.name}, {"dtype", dtype_name(spec.dtype)}, {"shape", shape_json(spec.shape)}});
+    array.push_back({{"name", spec.name}, {"dtype", dtype_text(spec.dtype)}, {"shape", shape_json(spec.shape)}});
   return array;
 }
 
@@ -80,6 +89,23 @@ Result<std::vector<TensorSpec>> parse_specs(const json::value& value, const std:
   return specs;
 }
 
+// Boost.JSON keeps the last of two members of one name; which was meant is anybody's guess.
+Result<void> check_keys(JsonReader& reader, const std::string& path) {
+  if (reader.peek() == '{') {
+    std::set<std::string> seen;
+    return reader.object([&](const std::string& key) -> Result<void> {
+      const std::string at = std::format("{}.{}", path, key);
+      if (!seen.insert(key).second) return fail_at(at, Code::kInvalidArgument, "the key comes twice");
+      return check_keys(reader, at);
+    });
+  }
+  if (reader.peek() == '[') {
+    std::size_t index = 0;
+    return reader.array([&] { return check_keys(reader, std::format("{}[{}]", path, index++)); });
+  }
+  return reader.skip().transform([](std::string_view) {});
+}
+
 }  // namespace
 
 json::value time_json(std::int64_t unix_ms) {
@@ -96,7 +122,7 @@ json::value digest_json(const Digest& digest) {
   return digest.empty() ? json::value(nullptr) : json::value("sha256:" + to_hex(digest));
 }
 
-std::string_view state_name(JobState state) {
+std::string state_name(JobState state) {
   switch (state) {
     case JobState::kQueued:
       return "QUEUED";
@@ -113,7 +139,7 @@ std::string_view state_name(JobState state) {
     case JobState::kCancelled:
       return "CANCELLED";
   }
-  return "UNKNOWN";
+  return unknown_name(std::to_underlying(state));
 }
 
 json::object to_json(const StoredFile& file) {
@@ -128,10 +154,11 @@ json::object to_json(const Dataset& dataset) {
                       {"rows", dataset.rows},
                       {"test_rows", dataset.test_rows},
                       {"row_shape", shape_json(dataset.row_shape)},
-                      {"dtype", dtype_name(dataset.dtype)},
+                      {"dtype", dtype_text(dataset.dtype)},
                       {"classes", dataset.classes},
                       {"size_bytes", dataset.size_bytes},
-                      {"created_at", time_json(dataset.created_ms)}};
+                      {"created_at", time_json(dataset.created_ms)},
+                      {"actor", text_or_null(dataset.actor)}};
   json::array columns;
   for (const auto& column : dataset.columns) {
     json::object entry{{"name", column.name}, {"type", column.text ? "text" : column.integral ? "integer" : "number"}};
@@ -182,6 +209,7 @@ json::object to_json(const Job& job, bool with_document) {
       {"version", job.version == 0 ? json::value(nullptr) : json::value(job.version)},
       {"worker", text_or_null(job.worker.text())},
       {"request_id", text_or_null(job.request_id)},
+      {"actor", text_or_null(job.actor)},
       {"progress", job.progress.epochs == 0 ? json::value(nullptr) : json::value(to_json(job.progress))}};
   if (with_document) {
     boost::system::error_code ec;
@@ -228,19 +256,30 @@ json::object to_json(const Version& version) {
                {"spec_digest", digest_json(version.lineage.spec_digest)},
                {"seed", version.lineage.seed}};
   }
-  return {{"model", version.model},
-          {"version", version.number},
-          {"signature", to_json(version.signature)},
-          {"metrics", to_json(version.metrics)},
-          {"lineage", std::move(lineage)},
-          {"files", std::move(files)},
-          {"uploaded", version.uploaded},
-          {"created_at", time_json(version.created_ms)},
-          {"actor", text_or_null(version.actor)}};
+  json::object object{{"model", version.model},
+                      {"version", version.number},
+                      {"signature", to_json(version.signature)},
+                      {"metrics", to_json(version.metrics)},
+                      {"lineage", std::move(lineage)},
+                      {"files", std::move(files)},
+                      {"uploaded", version.uploaded},
+                      {"created_at", time_json(version.created_ms)},
+                      {"actor", text_or_null(version.actor)}};
+  if (!version.quarantined.empty()) object["quarantined"] = {{"reason", version.quarantined}};
+  return object;
+}
+
+json::object to_json(const Quarantine& quarantine) {
+  return {{"digest", digest_json(quarantine.digest)},
+          {"model", quarantine.model},
+          {"version", quarantine.version},
+          {"reason", quarantine.reason},
+          {"at", time_json(quarantine.at_ms)}};
 }
 
 json::object to_json(const AliasMove& move) {
-  return {{"model", move.model},
+  return {{"number", move.number == 0 ? json::value(nullptr) : json::value(move.number)},
+          {"model", move.model},
           {"alias", move.alias},
           {"from", move.from == 0 ? json::value(nullptr) : json::value(move.from)},
           {"to", move.to == 0 ? json::value(nullptr) : json::value(move.to)},
@@ -264,6 +303,8 @@ Result<json::object> parse_document(std::string_view text) {
   if (ec) return fail_at("$", Code::kInvalidArgument, std::format("not JSON: {} at byte {}", ec.message(), used));
   json::value value = parser.release();
   if (!value.is_object()) return fail_at("$", Code::kInvalidArgument, "wanted a JSON object");
+  JsonReader reader(text);
+  if (auto once = check_keys(reader, "$"); !once) return std::unexpected(once.error());
   return std::move(value.get_object());
 }
 

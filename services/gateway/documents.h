@@ -13,7 +13,7 @@ namespace json = boost::json;
 
 [[nodiscard]] json::value time_json(std::int64_t unix_ms);    // "2026-01-31T12:00:00.000Z"; null for 0
 [[nodiscard]] json::value digest_json(const Digest& digest);  // null for none
-[[nodiscard]] std::string_view state_name(JobState state);    // "QUEUED"
+[[nodiscard]] std::string state_name(JobState state);         // "QUEUED"; "unknown(9)" for one of a later release
 
 [[nodiscard]] json::object to_json(const Dataset& dataset);
 [[nodiscard]] json::object to_json(const Job& job, bool with_document);
@@ -24,11 +24,13 @@ namespace json = boost::json;
 [[nodiscard]] json::object to_json(const Signature& signature);
 [[nodiscard]] json::object to_json(const StoredFile& file);
 [[nodiscard]] json::object to_json(const AliasMove& move);
+[[nodiscard]] json::object to_json(const Quarantine& quarantine);
 
 // {"items": [...], "next": cursor or null}.
 [[nodiscard]] std::string list_json(json::array items, json::value next);
 
-// A control document, with bounded nesting. Errors: kInvalidArgument (not a JSON object, with what is wrong).
+// A control document, with bounded nesting. Errors: kInvalidArgument (not a JSON object, or a key that comes twice in
+// one, with what is wrong and its path).
 [[nodiscard]] Result<json::object> parse_document(std::string_view text);
 
 // {"inputs":[{"name","dtype","shape"}],"outputs"?:[...],"classes"?:[...]}. Errors: kInvalidArgument, with the path.

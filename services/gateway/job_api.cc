@@ -9,8 +9,6 @@
 namespace slipway::gateway {
 namespace {
 
-Response refuse(const Error& error, const Call& call) { return error_response(error, Dialect::kOwn, call.request); }
-
 Response one_job(Services& services, Result<msg::Jobs> answer, const Call& call, int status) {
   if (!answer) return refuse(answer.error(), call);
   if (answer->items.size() != 1)
@@ -51,6 +49,7 @@ Task<Response> post_job(Services& services, Call& call) {
   // reader.
   job.seed = spec->seed_given ? spec->seed : random_u64() >> 11;
   job.request_id = call.request.id;
+  job.actor = actor_of(call.request);
   auto created = co_await services.registry.ask<msg::Jobs>(
       msg::CreateJob{.job = std::move(job), .idempotency_key = key.empty() ? random_hex() : std::string(key)},
       call.request.id);
@@ -69,15 +68,13 @@ Task<Response> cancel_job(Services& services, Call& call) {
 }
 
 Task<Response> list_jobs(Services& services, Call& call) {
-  auto limit = page_limit(call.request);
-  if (!limit) co_return refuse(limit.error(), call);
-  auto before = call.request.query_value("before");
-  if (!before) co_return refuse(before.error(), call);
+  auto wanted = page_request<std::string>(call.request, "before");
+  if (!wanted) co_return refuse(wanted.error(), call);
   auto page = co_await services.registry.ask<msg::Jobs>(
-      msg::ListJobs{.before = JobId(before->value_or("")), .limit = *limit}, call.request.id);
+      msg::ListJobs{.before = JobId(wanted->cursor), .limit = wanted->limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
   co_return page_response(
-      page->items, *limit, [](const Job& job) { return job.id.text(); },
+      page->items, wanted->limit, [](const Job& job) { return job.id.text(); },
       [](const Job& job) { return to_json(job, false); });
 }
 

@@ -8,24 +8,14 @@
 namespace slipway::gateway {
 namespace {
 
-Response refuse(const Error& error, const Call& call) { return error_response(error, Dialect::kOwn, call.request); }
-
-// Who asks, for the audit; authentication is in front of the gateway for now.
-std::string actor_of(const Request& request) {
-  const std::string_view given = request.header("X-Slipway-Actor");
-  return clean_request_id(given) ? std::string(given) : "anonymous";
-}
-
 Task<Response> list_models(Services& services, Call& call) {
-  auto limit = page_limit(call.request);
-  if (!limit) co_return refuse(limit.error(), call);
-  auto after = call.request.query_value("after");
-  if (!after) co_return refuse(after.error(), call);
+  auto wanted = page_request<std::string>(call.request, "after");
+  if (!wanted) co_return refuse(wanted.error(), call);
   auto page = co_await services.registry.ask<msg::Models>(
-      msg::ListModels{.after = after->value_or(""), .limit = *limit}, call.request.id);
+      msg::ListModels{.after = std::move(wanted->cursor), .limit = wanted->limit}, call.request.id);
   if (!page) co_return refuse(page.error(), call);
   co_return page_response(
-      page->items, *limit, [](const Model& model) { return model.name; },
+      page->items, wanted->limit, [](const Model& model) { return model.name; },
       [](const Model& model) { return to_json(model); });
 }
 
@@ -42,26 +32,56 @@ Task<Response> get_model(Services& services, Call& call) {
 }
 
 Task<Response> list_versions(Services& services, Call& call) {
-  auto limit = page_limit(call.request);
-  if (!limit) co_return refuse(limit.error(), call);
-  auto after = call.request.query_number("after");
-  if (!after) co_return refuse(after.error(), call);
+  auto wanted = page_request<std::uint64_t>(call.request, "after");
+  if (!wanted) co_return refuse(wanted.error(), call);
   auto page = co_await services.registry.ask<msg::Versions>(
-      msg::ListVersions{.model = call.param("model"), .after = after->value_or(0), .limit = *limit}, call.request.id);
+      msg::ListVersions{.model = call.param("model"), .after = wanted->cursor, .limit = wanted->limit},
+      call.request.id);
   if (!page) co_return refuse(page.error(), call);
   co_return page_response(
-      page->items, *limit, [](const Version& version) { return version.number; },
+      page->items, wanted->limit, [](const Version& version) { return version.number; },
       [](const Version& version) { return to_json(version); });
 }
 
 // `version` is a number, an alias, or "latest".
-Task<Response> get_version(Services& services, Call& call) {
+Result<msg::GetVersion> version_question(const Call& call) {
   const std::string& wanted = call.param("version");
   auto choice = version_choice(wanted == "latest" ? std::string_view() : std::string_view(wanted));
-  if (!choice) co_return refuse(choice.error(), call);
-  auto version = co_await services.cache.resolve(call.param("model"), std::move(*choice), call.request.id);
-  if (!version) co_return refuse(version.error(), call);
-  co_return json_response(200, slipway::json_text(to_json(**version)));
+  if (!choice) return std::unexpected(choice.error());
+  msg::GetVersion question{.model = call.param("model"), .version = 0, .alias = {}};
+  if (const auto* number = std::get_if<std::uint64_t>(&*choice)) question.version = *number;
+  if (auto* alias = std::get_if<AliasName>(&*choice)) question.alias = std::move(alias->name);
+  return question;
+}
+
+Response one_version(const Result<msg::Versions>& answer, const Call& call) {
+  if (!answer) return refuse(answer.error(), call);
+  if (answer->items.size() != 1)
+    return refuse({.code = Code::kInternal, .message = "the registry answered a version with none", .path = {}}, call);
+  return json_response(200, slipway::json_text(to_json(answer->items.front())));
+}
+
+// Not from the cache: whether a version is quarantined changes, and this is where people look.
+Task<Response> get_version(Services& services, Call& call) {
+  auto question = version_question(call);
+  if (!question) co_return refuse(question.error(), call);
+  co_return one_version(co_await services.registry.ask<msg::Versions>(std::move(*question), call.request.id), call);
+}
+
+Task<Response> lift_quarantine(Services& services, Call& call) {
+  auto question = version_question(call);
+  if (!question) co_return refuse(question.error(), call);
+  msg::LiftQuarantine lift{
+      .model = std::move(question->model), .version = question->version, .actor = actor_of(call.request)};
+  if (lift.version == 0) {
+    co_return refuse({.code = Code::kInvalidArgument,
+                      .message = std::format("'{}' is not a version number", call.param("version")),
+                      .path = {}},
+                     call);
+  }
+  auto answer = co_await services.registry.ask<msg::Versions>(std::move(lift), call.request.id);
+  services.cache.forget(call.param("model"));
+  co_return one_version(answer, call);
 }
 
 Result<msg::MoveAlias> read_move(const Call& call, bool remove) {
@@ -120,21 +140,23 @@ Task<Response> put_alias(Services& services, Call& call) { return move_alias(ser
 Task<Response> delete_alias(Services& services, Call& call) { return move_alias(services, call, true); }
 
 Task<Response> alias_history(Services& services, Call& call) {
-  auto answer = co_await services.registry.ask<msg::AliasMoves>(msg::ListAliasMoves{.model = call.param("model")},
-                                                                call.request.id);
-  if (!answer) co_return refuse(answer.error(), call);
-  json::array items;
-  for (const auto& move : answer->items) {
-    if (move.alias == call.param("alias")) items.push_back(to_json(move));
-  }
-  if (items.empty()) {
+  auto wanted = page_request<std::uint64_t>(call.request, "before");
+  if (!wanted) co_return refuse(wanted.error(), call);
+  auto page = co_await services.registry.ask<msg::AliasMoves>(
+      msg::ListAliasMoves{
+          .model = call.param("model"), .alias = call.param("alias"), .before = wanted->cursor, .limit = wanted->limit},
+      call.request.id);
+  if (!page) co_return refuse(page.error(), call);
+  if (page->items.empty() && wanted->cursor == 0) {
     co_return refuse(
         {.code = Code::kNotFound,
          .message = std::format("model '{}' never had an alias '{}'", call.param("model"), call.param("alias")),
          .path = {}},
         call);
   }
-  co_return json_response(200, list_json(std::move(items), nullptr));
+  co_return page_response(
+      page->items, wanted->limit, [](const AliasMove& move) { return move.number; },
+      [](const AliasMove& move) { return to_json(move); });
 }
 
 }  // namespace
@@ -146,12 +168,14 @@ void add_model_routes(RouteTable& routes, Services& services) {
                 {"limit", "after"});
   add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions/{version}", BodyPolicy::kNone, false,
                 get_version);
+  add_own_route(routes, services, "DELETE", "/api/v1/models/{model}/versions/{version}/quarantine", BodyPolicy::kNone,
+                true, lift_quarantine);
   add_own_route(routes, services, "PUT", "/api/v1/models/{model}/aliases/{alias}", BodyPolicy::kMemory, true,
                 put_alias);
   add_own_route(routes, services, "DELETE", "/api/v1/models/{model}/aliases/{alias}", BodyPolicy::kMemory, true,
                 delete_alias);
   add_own_route(routes, services, "GET", "/api/v1/models/{model}/aliases/{alias}/history", BodyPolicy::kNone, false,
-                alias_history);
+                alias_history, {"limit", "before"});
 }
 
 }  // namespace slipway::gateway

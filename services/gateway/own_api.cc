@@ -8,20 +8,38 @@
 
 namespace slipway::gateway {
 
-Result<std::uint32_t> page_limit(const Request& request) {
+std::string actor_of(const Request& request) {
+  const std::string_view given = request.header("X-Slipway-Actor");
+  return clean_request_id(given) ? std::string(given) : "anonymous";
+}
+
+Response refuse(const Error& error, const Call& call) { return error_response(error, Dialect::kOwn, call.request); }
+
+template <class Cursor>
+Result<PageRequest<Cursor>> page_request(const Request& request, std::string_view name) {
   auto limit = request.query_number("limit");
   if (!limit) return std::unexpected(limit.error());
   const std::uint64_t wanted = limit->value_or(100);
   if (wanted < 1 || wanted > 1000)
     return fail(Code::kInvalidArgument, std::format("query parameter limit: {} is not from 1 to 1000", wanted));
-  return static_cast<std::uint32_t>(wanted);
+  PageRequest<Cursor> page{.limit = static_cast<std::uint32_t>(wanted)};
+  if constexpr (std::is_same_v<Cursor, std::uint64_t>) {
+    auto cursor = request.query_number(name);
+    if (!cursor) return std::unexpected(cursor.error());
+    page.cursor = cursor->value_or(0);
+  } else {
+    auto cursor = request.query_value(name);
+    if (!cursor) return std::unexpected(cursor.error());
+    page.cursor = std::move(*cursor).value_or("");
+  }
+  return page;
 }
+template Result<PageRequest<std::string>> page_request(const Request&, std::string_view);
+template Result<PageRequest<std::uint64_t>> page_request(const Request&, std::string_view);
 
 namespace {
 
-Task<Response> refuse_query(Error error, const Call& call) {
-  co_return error_response(error, Dialect::kOwn, call.request);
-}
+Task<Response> refuse_query(Error error, const Call& call) { co_return refuse(error, call); }
 
 }  // namespace
 
@@ -58,6 +76,7 @@ void add_all_routes(RouteTable& routes, Services& services) {
   add_model_routes(routes, services);
   add_artifact_routes(routes, services);
   add_version_upload_routes(routes, services);
+  add_doctor_routes(routes, services);
   add_openapi_routes(routes);
 }
 

@@ -14,13 +14,29 @@ void add_job_event_routes(RouteTable& routes, Services& services);
 void add_model_routes(RouteTable& routes, Services& services);
 void add_artifact_routes(RouteTable& routes, Services& services);
 void add_version_upload_routes(RouteTable& routes, Services& services);
+void add_doctor_routes(RouteTable& routes, Services& services);
 void add_openapi_routes(RouteTable& routes);
 
 // Every route of the gateway.
 void add_all_routes(RouteTable& routes, Services& services);
 
-// `limit` of a listing: 1 to 1000, 100 when absent. Errors: kInvalidArgument.
-[[nodiscard]] Result<std::uint32_t> page_limit(const Request& request);
+// Who asks, for the audit: X-Slipway-Actor, or "anonymous". Authentication is in front of the gateway for now.
+[[nodiscard]] std::string actor_of(const Request& request);
+
+// An answer that is not what was asked for: how the own dialect says it.
+[[nodiscard]] Response refuse(const Error& error, const Call& call);
+
+// Which page of a listing is wanted. `cursor` is of the last item of the page before; a value of no item (empty, 0)
+// when it is the first page.
+template <class Cursor>
+struct PageRequest {
+  std::uint32_t limit = 100;  // 1 to 1000
+  Cursor cursor{};
+};
+
+// Reads it from the query's `limit` and `name`. Errors: kInvalidArgument. For cursors that are texts and numbers.
+template <class Cursor>
+[[nodiscard]] Result<PageRequest<Cursor>> page_request(const Request& request, std::string_view name);
 
 // One page of a listing as {"items", "next"}: `describe` makes an item of a record, `cursor` what the next page is
 // asked for with, of the last one.

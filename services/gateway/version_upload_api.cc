@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "lib/base/json_text.h"
+#include "lib/base/name.h"
 #include "services/gateway/documents.h"
 #include "services/gateway/multipart.h"
 #include "services/gateway/own_api.h"
@@ -82,10 +83,8 @@ Task<Result<Signature>> inspect(Services& services, const Call& call, StoredFile
   co_return std::move(inspected->signature);
 }
 
-Task<Result<Version>> take_version(Services& services, Call& call, RegistryUpload& upload) {
-  auto form = co_await read_form(upload, call);
-  if (!form) co_return std::unexpected(form.error());
-  auto signature = parse_signature(form->signature);
+Task<Result<Version>> make_version(Services& services, Call& call, RegistryUpload& upload, std::string signature_text) {
+  auto signature = parse_signature(signature_text);
   if (!signature) {
     signature.error().message = "in form part 'signature': " + signature.error().message;
     co_return std::unexpected(signature.error());
@@ -96,26 +95,23 @@ Task<Result<Version>> take_version(Services& services, Call& call, RegistryUploa
     co_return fail(Code::kInternal, std::format("the registry stored {} files of 1", files->size()));
   auto completed = co_await inspect(services, call, std::move(files->front()), std::move(*signature));
   if (!completed) co_return std::unexpected(completed.error());
-  auto committed =
-      co_await services.registry.ask_long<msg::Versions>(msg::CommitVersion{.upload = upload.id(),
-                                                                            .model = call.param("model"),
-                                                                            .signature = std::move(*completed),
-                                                                            .actor = "anonymous"},
-                                                         call.request.id);
+  auto committed = co_await upload.commit<msg::Versions>(msg::CommitVersion{
+      .upload = {}, .model = call.param("model"), .signature = std::move(*completed), .actor = actor_of(call.request)});
   if (!committed) co_return std::unexpected(committed.error());
   if (committed->items.size() != 1) co_return fail(Code::kInternal, "the registry answered a version with none");
   co_return std::move(committed->items.front());
 }
 
 Task<Response> post_version(Services& services, Call& call) {
+  if (auto named = check_name("model", call.param("model")); !named) co_return refuse(named.error(), call);
   RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id);
-  if (auto opened = co_await upload.open(); !opened)
-    co_return error_response(opened.error(), Dialect::kOwn, call.request);
-  auto version = co_await take_version(services, call, upload);
-  if (!version) {
-    upload.abort();
-    co_return error_response(version.error(), Dialect::kOwn, call.request);
+  auto form = co_await read_form(upload, call);
+  if (!form) {
+    const bool slow = form.error().code == Code::kDeadlineExceeded;
+    co_return slow ? error_response(408, form.error(), Dialect::kOwn, call.request) : refuse(form.error(), call);
   }
+  auto version = co_await make_version(services, call, upload, std::move(form->signature));
+  if (!version) co_return refuse(version.error(), call);
   services.cache.forget(version->model);
   Response response = json_response(201, slipway::json_text(to_json(*version)));
   response.headers.emplace_back(

@@ -59,6 +59,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   std::atomic<std::uint64_t> next_request{1};
   std::atomic<Clock::rep> registry_heard{0};
   std::atomic<int> inferencer_count{0};
+  std::atomic<int> trainer_count{0};
 
   void heard_registry() { registry_heard = Clock::now().time_since_epoch().count(); }
 
@@ -176,7 +177,8 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   void count_workers() {
     inferencer_count = workers.count(msg::Role::kInferencer);
     metrics().inferencers.Set(inferencer_count);
-    metrics().trainers.Set(workers.count(msg::Role::kTrainer));
+    trainer_count = workers.count(msg::Role::kTrainer);
+    metrics().trainers.Set(trainer_count);
   }
 
   void credit_came() {
@@ -378,5 +380,6 @@ bool WorkerHub::registry_reachable() const {
 }
 
 int WorkerHub::inferencers() const { return state_->inferencer_count; }
+int WorkerHub::trainers() const { return state_->trainer_count; }
 
 }  // namespace slipway::gateway

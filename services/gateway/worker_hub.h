@@ -56,6 +56,7 @@ class WorkerHub {
   // Whether the registry has given a sign of life lately; for readiness.
   [[nodiscard]] bool registry_reachable() const;
   [[nodiscard]] int inferencers() const;
+  [[nodiscard]] int trainers() const;
 
  private:
   struct State;

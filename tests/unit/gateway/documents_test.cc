@@ -12,7 +12,7 @@ TEST(Documents, WritesTimesAndDigests) {
   EXPECT_TRUE(time_json(0).is_null());
   Digest digest;
   digest.bytes[31] = 0xAB;
-  EXPECT_EQ(digest_json(digest).as_string(), "sha256:" + std::string(62, '0') + "ab");
+  EXPECT_EQ(digest_json(digest).as_string(), std::format("sha256:{:0>62}ab", ""));
 }
 
 TEST(Documents, WritesNanAsNull) {
@@ -57,8 +57,50 @@ TEST(Documents, NamesThePathOfWhatIsWrongInASignature) {
   EXPECT_EQ(path(R"({"input":[]})"), "$.input");
 }
 
+TEST(Documents, RefusesAKeyThatComesTwiceWhereverItIs) {
+  const auto refusal = [](std::string_view text) {
+    const auto parsed = parse_document(text);
+    return parsed ? "parsed" : std::format("{}: {}", parsed.error().path, parsed.error().message);
+  };
+  EXPECT_EQ(refusal(R"({"version":1,"reason":"x","version":2})"), "$.version: the key comes twice");
+  EXPECT_EQ(refusal(R"({"version":1,"v\u0065rsion":2})"), "$.version: the key comes twice");
+  EXPECT_EQ(refusal(R"({"inputs":[{"name":"x"},{"shape":[1],"shape":[2]}]})"),
+            "$.inputs[1].shape: the key comes twice");
+  EXPECT_EQ(refusal(R"({"a":{"x":1},"b":{"x":1},"c":[{"x":1},{"x":1}]})"), "parsed");
+}
+
+TEST(Documents, ShowsWhatALaterReleaseWroteByItsNumber) {
+  EXPECT_EQ(state_name(static_cast<JobState>(9)), "unknown(9)");
+  Job job;
+  job.state = static_cast<JobState>(65'535);
+  EXPECT_EQ(to_json(job, false).at("state").as_string(), "unknown(65535)");
+  Signature signature;
+  signature.inputs = {{.name = "x", .dtype = static_cast<DType>(10), .shape = {-1}}};
+  EXPECT_EQ(to_json(signature).at("inputs").at(0).at("dtype").as_string(), "unknown(10)");
+  Dataset dataset;
+  dataset.dtype = static_cast<DType>(11);
+  EXPECT_EQ(to_json(dataset).at("dtype").as_string(), "unknown(11)");
+}
+
+TEST(Documents, SaysThatAVersionIsQuarantinedOnlyWhenItIs) {
+  Version version;
+  EXPECT_FALSE(to_json(version).contains("quarantined"));
+  version.quarantined = "it ended a process";
+  EXPECT_EQ(to_json(version).at("quarantined").at("reason").as_string(), "it ended a process");
+}
+
+TEST(Documents, SaysWhoAskedWhereItIsKnown) {
+  Job job;
+  EXPECT_TRUE(to_json(job, false).at("actor").is_null());
+  job.actor = "ann";
+  EXPECT_EQ(to_json(job, false).at("actor").as_string(), "ann");
+  Dataset dataset;
+  dataset.actor = "ann";
+  EXPECT_EQ(to_json(dataset).at("actor").as_string(), "ann");
+}
+
 TEST(Documents, RefusesDeepNesting) {
-  EXPECT_FALSE(parse_document("{\"a\":" + std::string(10'000, '[') + std::string(10'000, ']') + "}"));
+  EXPECT_FALSE(parse_document(std::format(R"({{"a":{:[>10000}{:]>10000}}})", "", "")));
 }
 
 }  // namespace

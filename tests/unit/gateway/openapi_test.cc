@@ -73,6 +73,19 @@ TEST_F(OpenApiTest, EveryResponseHasASchemaAndEveryReferenceATarget) {
   walk(document);
 }
 
+TEST_F(OpenApiTest, SaysHowEachOwnRouteRefuses) {
+  for (const auto& route : routes.routes()) {
+    if (!route.pattern.starts_with("/api/v1")) continue;
+    std::string method = route.method;
+    for (char& c : method) c = static_cast<char>(std::tolower(c));
+    const auto& responses = document.at("paths").at(route.pattern).at(method).at("responses").as_object();
+    // An unknown query parameter is refused everywhere.
+    for (const auto* status : {"400", "500", "503"}) EXPECT_TRUE(responses.contains(status)) << route.pattern << status;
+    if (route.body == BodyPolicy::kNone) continue;
+    for (const auto* status : {"408", "413"}) EXPECT_TRUE(responses.contains(status)) << route.pattern << status;
+  }
+}
+
 TEST_F(OpenApiTest, PathParametersAreThoseOfThePath) {
   for (const auto& [path, operations] : document.at("paths").as_object()) {
     for (const auto& [method, operation] : operations.as_object()) {

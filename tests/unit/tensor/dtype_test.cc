@@ -25,5 +25,15 @@ TEST(DType, SizesAreThoseOfTheElements) {
   EXPECT_EQ(item_size(DType::kB8), 1U);
 }
 
+TEST(DType, OneOfALaterReleaseIsKnownNowhere) {
+  EXPECT_TRUE(is_known(DType::kB8));
+  const auto later = static_cast<DType>(10);
+  EXPECT_FALSE(is_known(later));
+  EXPECT_EQ(dtype_name(later), "unknown");
+  EXPECT_EQ(oip_name(later), "unknown");
+  EXPECT_EQ(item_size(later), 1U);
+  EXPECT_EQ(dtype_from_name("unknown"), std::nullopt);
+}
+
 }  // namespace
 }  // namespace slipway
