@@ -68,7 +68,7 @@ Outcome<Decision> decide(const boost::json::value& scores, std::size_t classes) 
   // A binary classifier may answer with the second class's probability alone.
   if (list != nullptr && list->size() == 1 && classes == 2) {
     const double second = number_of(list->front());
-    return second > 0.5 ? Decision{.index = 1, .score = second} : Decision{.index = 0, .score = 1 - second};
+    return second >= 0.5 ? Decision{.index = 1, .score = second} : Decision{.index = 0, .score = 1 - second};
   }
   if (list == nullptr || list->empty() || (classes > 0 && list->size() != classes)) {
     return give_up(Exit::kRefused, std::format("a prediction is {}: wanted {} numbers, one for each class",

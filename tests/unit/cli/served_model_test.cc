@@ -18,6 +18,7 @@ TEST(ServedModel, ReadsABinaryClassifiersSingleProbability) {
   EXPECT_EQ(decide(parse("[0.75]"), 2)->index, 1u);
   EXPECT_EQ(decide(parse("[0.25]"), 2)->index, 0u);
   EXPECT_DOUBLE_EQ(decide(parse("[0.25]"), 2)->score, 0.75);
+  EXPECT_EQ(decide(parse("[0.5]"), 2)->index, 1u);  // as Keras' accuracy counts it
 }
 
 TEST(ServedModel, RefusesAnotherNumberOfScores) {
