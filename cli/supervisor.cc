@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <format>
 #include <fstream>
+#include <future>
 #include <print>
 #include <sstream>
 
@@ -48,6 +49,7 @@ struct Supervisor::Service {
   std::map<std::string, int> ports{};  // as announced; kept from then on
   Clock::time_point next_start{};
   int starts = 0;
+  std::future<bool> probe{};  // under way in a thread of its own: a service that hangs must not hold up the others
 
   [[nodiscard]] int port(const std::string& which, int otherwise = 0) const {
     const auto found = ports.find(which);
@@ -197,14 +199,24 @@ void Supervisor::collect_output(Service& service) {
 
 void Supervisor::check_ready(Clock::time_point now) {
   static constexpr std::chrono::milliseconds kBetween{100};
+  static constexpr std::chrono::seconds kProbe{1};
   bool all = true;
   for (const auto& service : services_) {
-    if (!service->ready && service->state == Service::State::kUp && now >= service->next_start) {
-      HttpClient client("http://" + address(service->port("metrics")), std::chrono::seconds(1));
-      const auto answer = client.send("GET", "/readyz");
-      service->ready = answer && answer->status == 200;
-      service->next_start = now + kBetween;
-      changed_ = changed_ || service->ready;
+    const bool up = service->state == Service::State::kUp;
+    if (service->probe.valid()) {
+      if (service->probe.wait_for(std::chrono::seconds(0)) == std::future_status::ready) {
+        service->ready = service->probe.get() && up;
+        service->next_start = std::max(service->next_start, now + kBetween);
+        changed_ = changed_ || service->ready;
+      }
+    } else if (!service->ready && up && now >= service->next_start) {
+      // Without inferencers the gateway can predict nothing, and never says that it is ready.
+      const bool alive = service->role == "gateway" && settings_.inferencers == 0;
+      service->probe = std::async(std::launch::async, [port = service->port("metrics"), alive] {
+        HttpClient client("http://" + address(port), kProbe);
+        const auto answer = client.send("GET", alive ? "/healthz" : "/readyz");
+        return answer && answer->status == 200;
+      });
     }
     all = all && service->ready;
   }
@@ -253,7 +265,8 @@ int Supervisor::next_timeout_ms(Clock::time_point now) const {
   int timeout = 1000;
   for (const auto& service : services_) {
     int wanted = timeout;
-    if (service->state == Service::State::kStarting || service->state == Service::State::kWaiting) {
+    if (service->state == Service::State::kStarting || service->state == Service::State::kWaiting ||
+        service->probe.valid()) {
       wanted = 10;
     } else if (service->state == Service::State::kDown || (service->state == Service::State::kUp && !service->ready)) {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(service->next_start - now).count();
