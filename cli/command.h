@@ -35,6 +35,7 @@ void add_job_commands(CLI::App& app, Session& session);
 void add_model_commands(CLI::App& app, Session& session);
 void add_predict_command(CLI::App& app, Session& session);
 void add_evaluate_command(CLI::App& app, Session& session);
+void add_doctor_command(CLI::App& app, Session& session);
 void add_up_command(CLI::App& app, Session& session);
 
 // One line of JSON on standard output.

@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   add_model_commands(app, session);
   add_predict_command(app, session);
   add_evaluate_command(app, session);
+  add_doctor_command(app, session);
   app.footer(
       "A first tour:\n"
       "  slipway up &\n"
@@ -32,7 +33,8 @@ int main(int argc, char** argv) {
       "  slipway models\n"
       "`slipway COMMAND --help` has examples for each command.\n"
       "\n"
-      "Exit codes: 0 done; 1 the server refused, the job failed or a service could not run; 2 wrong usage or an "
+      "Exit codes: 0 done; 1 the server refused, the job failed, a service could not run or doctor found something; 2 "
+      "wrong usage or an "
       "unusable\n"
       "local file; 3 the server cannot be reached; 4 the job was cancelled; 130 watching was ended by Ctrl-C.");
   if (const auto code = options.parse(argc, argv)) return *code;

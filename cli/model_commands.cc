@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 #include <format>
 #include <print>
@@ -15,6 +16,7 @@ struct AliasArguments {
   std::uint64_t version = 0;
   std::optional<std::uint64_t> expected;
   std::string reason;
+  std::size_t limit = 100;
 };
 
 struct UploadArguments {
@@ -110,7 +112,12 @@ Outcome<Exit> versions(const Session& session, const std::string& name) {
   using enum Table::Align;
   Table table({{"version", kRight}, {"made by"}, {"metrics"}, {"input"}, {"output"}, {"size", kRight}, {"created"}});
   const auto now = std::chrono::system_clock::now();
+  std::string quarantined;
   for (const auto& version : *items) {
+    if (const auto& why = field(version, "quarantined"); why.is_object()) {
+      quarantined += std::format("Version {} is quarantined, and not loaded: {}\n", text_of(version, "version"),
+                                 printable(text_of(why, "reason")));
+    }
     const std::string job = text_of(field(version, "lineage"), "job");
     table.add({text_of(version, "version"), job.empty() ? "upload" : job, metrics_text(field(version, "metrics")),
                tensors_text(field(field(version, "signature"), "inputs")),
@@ -121,6 +128,19 @@ Outcome<Exit> versions(const Session& session, const std::string& name) {
     std::println("Model {} has no versions yet.", name);
   else
     std::print("{}", table.text());
+  if (!quarantined.empty())
+    std::println("\n{}To let one be loaded again: slipway quarantine lift {} VERSION", quarantined, name);
+  return Exit::kOk;
+}
+
+Outcome<Exit> lift_quarantine(const Session& session, const std::string& model, std::uint64_t number) {
+  HttpClient client = session.client();
+  const auto version = client.call("DELETE", std::format("{}/versions/{}/quarantine", model_path(model), number));
+  if (!version) return std::unexpected(version.error());
+  if (session.json)
+    print_json(*version);
+  else
+    std::println("model {} version {} may be loaded again", model, number);
   return Exit::kOk;
 }
 
@@ -156,8 +176,11 @@ Outcome<Exit> delete_alias(const Session& session, const AliasArguments& argumen
 
 Outcome<Exit> alias_history(const Session& session, const AliasArguments& arguments) {
   HttpClient client = session.client();
-  const auto moves = client.list(model_path(arguments.model) + "/aliases/" + url_segment(arguments.alias) + "/history");
+  auto moves = client.list(std::format("{}/aliases/{}/history?limit={}", model_path(arguments.model),
+                                       url_segment(arguments.alias), std::min<std::size_t>(arguments.limit, 1000)),
+                           arguments.limit, "before");
   if (!moves) return std::unexpected(moves.error());
+  std::ranges::reverse(*moves);  // the last line is where it is now
   if (session.json) {
     print_json(*moves);
     return Exit::kOk;
@@ -230,6 +253,19 @@ void add_model_commands(CLI::App& app, Session& session) {
   versions_command->callback(
       [&session, model] { session.run = [&session, model] { return versions(session, *model); }; });
 
+  auto* quarantine = app.add_subcommand("quarantine", "Versions that are not loaded because they ended a process");
+  quarantine->require_subcommand(1);
+  auto lifted = std::make_shared<std::pair<std::string, std::uint64_t>>();
+  auto* lift_command =
+      quarantine->add_subcommand("lift", "Let a version, and every other of the same file, be loaded again");
+  lift_command->add_option("MODEL", lifted->first, "The model")->required();
+  lift_command->add_option("VERSION", lifted->second, "Number of the version")->required()->check(CLI::PositiveNumber);
+  lift_command->footer(
+      "Example:\n  slipway quarantine lift resnet 3\n`slipway doctor` lists what is quarantined, and why.");
+  lift_command->callback([&session, lifted] {
+    session.run = [&session, lifted] { return lift_quarantine(session, lifted->first, lifted->second); };
+  });
+
   auto* alias = app.add_subcommand("alias", "Move or delete a name that points at a version, or show where it pointed");
   alias->require_subcommand(1);
   auto moved = std::make_shared<AliasArguments>();
@@ -254,10 +290,14 @@ void add_model_commands(CLI::App& app, Session& session) {
   delete_command->callback(
       [&session, moved] { session.run = [&session, moved] { return delete_alias(session, *moved); }; });
 
-  auto* history_command = alias->add_subcommand("history", "Show every move of an alias, oldest first");
+  auto* history_command = alias->add_subcommand("history", "Show the moves of an alias, the newest last");
   history_command->add_option("MODEL", moved->model, "The model")->required();
   history_command->add_option("ALIAS", moved->alias, "The alias")->required();
-  history_command->footer("Example:\n  slipway alias history fashion live");
+  history_command->add_option("--limit", moved->limit, "How many to show, the newest")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1'000'000));
+  history_command->footer(
+      "Examples:\n  slipway alias history fashion live\n  slipway alias history fashion live --limit 5");
   history_command->callback(
       [&session, moved] { session.run = [&session, moved] { return alias_history(session, *moved); }; });
 

@@ -45,10 +45,11 @@ Task<Response> get_doctor(Services& services, Call& call) {
 
   auto unreadable = co_await ask<msg::Unreadable>(services, call, msg::ListUnreadable{.limit = kPage});
   auto quarantined = unreadable ? co_await all_quarantines(services, call) : std::unexpected(unreadable.error());
+  const bool reachable = quarantined || quarantined.error().code != Code::kUnavailable;
   json::value registry_error = nullptr;
   if (!quarantined) {
     registry_error = json::value(quarantined.error().message);
-    find(quarantined.error().code == Code::kUnavailable ? "registry_unreachable" : "registry_failed",
+    find(reachable ? "registry_failed" : "registry_unreachable",
          std::format("the registry was asked in vain: {}", quarantined.error().message));
   }
   if (unreadable && unreadable->total > 0) {
@@ -78,15 +79,14 @@ Task<Response> get_doctor(Services& services, Call& call) {
     for (const auto& file : *quarantined) items.push_back(gateway::to_json(file));
     files = std::move(items);
   }
-  co_return json_response(
-      200, slipway::json_text(json::object{
-               {"release", kRelease},
-               {"findings", std::move(findings)},
-               {"registry", {{"reachable", quarantined.has_value()}, {"error", std::move(registry_error)}}},
-               {"inferencers", inferencers},
-               {"trainers", trainers},
-               {"unreadable", std::move(records)},
-               {"quarantined", std::move(files)}}));
+  co_return json_response(200, slipway::json_text(json::object{
+                                   {"release", kRelease},
+                                   {"findings", std::move(findings)},
+                                   {"registry", {{"reachable", reachable}, {"error", std::move(registry_error)}}},
+                                   {"inferencers", inferencers},
+                                   {"trainers", trainers},
+                                   {"unreadable", std::move(records)},
+                                   {"quarantined", std::move(files)}}));
 }
 
 }  // namespace
