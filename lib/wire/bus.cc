@@ -6,21 +6,20 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
-#include <cstring>
+#include <cerrno>
 #include <deque>
 #include <future>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
-#include <zmq.hpp>
 
+#include "lib/base/log.h"
 #include "lib/base/random_id.h"
-
-#ifdef __SANITIZE_THREAD__
-#include <sanitizer/tsan_interface.h>
-#endif
+#include "lib/base/readings.h"
+#include "lib/wire/outbox.h"
+#include "lib/wire/payload.h"
+#include "lib/wire/zmq_frame.h"
 
 namespace slipway {
 namespace {
@@ -29,39 +28,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kTickEvery = std::chrono::milliseconds(50);
 constexpr auto kRetryEvery = std::chrono::milliseconds(2);
-constexpr int kBatch = 256;               // messages taken from one socket before the others get a turn
-constexpr std::size_t kCopyBelow = 1024;  // smaller frames are copied: cheaper than sharing the owner
-
-// libzmq hands messages to its own thread through queues that the thread sanitizer does not see into: told here.
-#ifdef __SANITIZE_THREAD__
-void hand_over(void* owner) { __tsan_release(owner); }
-void take_over(void* owner) { __tsan_acquire(owner); }
-#else
-void hand_over(void*) {}
-void take_over(void*) {}
-#endif
-
-zmq::message_t to_zmq(const Frame& frame) {
-  if (frame.size() <= kCopyBelow) return zmq::message_t(frame.data(), frame.size());
-  auto* owner = new std::shared_ptr<const void>(frame.owner());
-  hand_over(owner);
-  return zmq::message_t(
-      const_cast<std::byte*>(frame.data()), frame.size(),
-      [](void*, void* hint) {
-        take_over(hint);
-        delete static_cast<std::shared_ptr<const void>*>(hint);
-      },
-      owner);
-}
-
-Frame from_zmq(zmq::message_t message) {
-  // A small frame pins libzmq's whole 8 KiB read buffer and starts at any address: copy it into its own memory.
-  if (message.size() < 8192) {
-    return Frame::copy(std::span(static_cast<const std::byte*>(message.data()), message.size()));
-  }
-  auto owner = std::make_shared<zmq::message_t>(std::move(message));
-  return Frame({static_cast<const std::byte*>(owner->data()), owner->size()}, owner);
-}
+constexpr int kBatch = 256;  // messages taken from one socket before the others get a turn
 
 Result<std::string> endpoint_of(const std::string& address) {
   const auto colon = address.rfind(':');
@@ -72,36 +39,6 @@ Result<std::string> endpoint_of(const std::string& address) {
   return "tcp://" + address.substr(0, colon) + ":" + (address.substr(colon) == ":0" ? "*" : address.substr(colon + 1));
 }
 
-struct Outgoing {
-  SocketId socket;
-  std::string peer;
-  Message message;
-  Frame encoded;                             // of the envelope, once it has none or no deadline to count down
-  std::optional<Clock::time_point> expires;  // from the envelope's deadline
-  std::uint32_t encoded_deadline_ms = 0;     // that `encoded` holds
-
-  [[nodiscard]] std::size_t size_bytes() const {
-    std::size_t size = 256;  // the rest of what it holds, about
-    for (const Frame& frame : message.payload) size += frame.size();
-    return size;
-  }
-};
-
-// What waits for room: of one dealer, or for one peer of a router.
-struct Waiting {
-  std::deque<Outgoing> messages;
-  std::size_t bytes = 0;
-
-  void push(Outgoing out) {
-    bytes += out.size_bytes();
-    messages.push_back(std::move(out));
-  }
-  void pop() {
-    bytes -= messages.front().size_bytes();
-    messages.pop_front();
-  }
-};
-
 }  // namespace
 
 struct Bus::State {
@@ -110,27 +47,39 @@ struct Bus::State {
     Handler handler;
     Unreachable unreachable;
     bool router = false;
-    bool subscriber = false;
     bool publisher = false;
-    int port = 0;
-    std::map<std::string, Waiting> waiting;  // by peer; a dealer's only entry is ""
+    std::optional<Outbox> outbox;
   };
 
-  explicit State(Limits bounds) : limits(bounds), context(1), wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  explicit State(Limits bounds)
+      : limits(bounds),
+        payload_limits{.max_frame_bytes = bounds.max_frame_bytes,
+                       .max_frames = bounds.max_frames,
+                       .max_message_bytes = bounds.max_message_bytes},
+        context(1),
+        wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
     context.set(zmq::ctxopt::blocky, 0);
   }
   ~State() { ::close(wake); }
 
+  struct Queued {
+    SocketId socket;
+    Outgoing message;
+  };
+
   const Limits limits;
+  const PayloadLimits payload_limits;
   zmq::context_t context;
   const int wake;
   std::thread thread;
   std::atomic<std::thread::id> thread_id;
 
-  std::mutex mutex;  // guards the four below
-  std::deque<Outgoing> outgoing;
+  std::mutex mutex;  // guards the six below
+  std::deque<Queued> outgoing;
+  std::size_t outgoing_bytes = 0;
   std::vector<std::function<void()>> posted;
   bool stopping = false;
+  bool ended = false;  // nothing is taken any more
   Clock::time_point stop_at;
 
   mutable std::mutex ports_mutex;
@@ -139,11 +88,24 @@ struct Bus::State {
   // Bus thread only.
   std::map<SocketId, Socket> sockets;
   std::vector<Tick> ticks;
+  std::vector<std::function<void()>> last_work;
+  std::vector<zmq::pollitem_t> items;  // of one turn; kept for their memory
+  std::vector<SocketId> ids;
   std::uint32_t next_socket = 1;
+  bool closed = false;  // the sockets are, and no new ones are made
 
   std::atomic<std::uint64_t> malformed{0};
   std::atomic<std::uint64_t> undelivered{0};
+  std::atomic<std::uint64_t> thrown{0};
   std::atomic<bool> woken{false};
+
+  const Reading malformed_reading{"slipway_bus_malformed_total",
+                                  "Messages that did not decode or were over the limits.",
+                                  [this] { return malformed.load(); }};
+  const Reading undelivered_reading{"slipway_bus_undelivered_total", "Messages that found no peer or no room.",
+                                    [this] { return undelivered.load(); }};
+  const Reading thrown_reading{"slipway_bus_thrown_total", "Handlers and other work on the bus thread that threw.",
+                               [this] { return thrown.load(); }};
 
   void notify() {
     if (woken.exchange(true)) return;
@@ -151,17 +113,38 @@ struct Bus::State {
     [[maybe_unused]] const auto written = ::write(wake, &one, sizeof one);
   }
 
-  // Runs `work` on the bus thread and waits for what it returns.
-  template <class F>
-  auto run(F work) -> decltype(work()) {
-    if (std::this_thread::get_id() == thread_id) return work();
-    auto task = std::make_shared<std::packaged_task<decltype(work())()>>(std::move(work));
-    auto done = task->get_future();
+  bool post(std::function<void()> work) {
     {
       const std::lock_guard lock(mutex);
-      posted.emplace_back([task] { (*task)(); });
+      if (ended) return false;
+      posted.push_back(std::move(work));
     }
     notify();
+    return true;
+  }
+
+  // No exception leaves the bus thread: it would end the process. Returns whether there was none.
+  template <class Work>
+  bool guarded(std::string_view what, Work work) {
+    try {
+      work();
+      return true;
+    } catch (const std::exception& error) {
+      ++thrown;
+      spdlog::error("work on the bus thread threw what={} error={}", what, log_value(error.what()));
+    } catch (...) {
+      ++thrown;
+      spdlog::error("work on the bus thread threw what={}", what);
+    }
+    return false;
+  }
+
+  // Runs `work` on the bus thread and waits for what it returns.
+  Result<SocketId> run(std::function<Result<SocketId>()> work) {
+    if (std::this_thread::get_id() == thread_id) return work();
+    const auto task = std::make_shared<std::packaged_task<Result<SocketId>()>>(std::move(work));
+    auto done = task->get_future();
+    if (!post([task] { (*task)(); })) return fail(Code::kUnavailable, "the bus has stopped");
     return done.get();
   }
 
@@ -169,16 +152,18 @@ struct Bus::State {
                        Unreachable unreachable = nullptr) {
     auto endpoint = endpoint_of(address);
     if (!endpoint) return std::unexpected(endpoint.error());
+    if (closed) return fail(Code::kUnavailable, "the bus has stopped");
+    int port = 0;
     try {
       Socket entry{.socket = zmq::socket_t(context, type),
                    .handler = std::move(handler),
                    .unreachable = std::move(unreachable),
-                   .waiting = {}};
+                   .outbox = {}};
       auto& socket = entry.socket;
       socket.set(zmq::sockopt::linger, 0);
       socket.set(zmq::sockopt::sndhwm, 1000);
       socket.set(zmq::sockopt::rcvhwm, 1000);
-      socket.set(zmq::sockopt::maxmsgsize, limits.max_frame_bytes);
+      socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.max_frame_bytes));
       socket.set(zmq::sockopt::handshake_ivl, 5000);
       socket.set(zmq::sockopt::connect_timeout, 3000);
       socket.set(zmq::sockopt::reconnect_ivl, 50);
@@ -199,7 +184,6 @@ struct Bus::State {
         socket.set(zmq::sockopt::routing_id, id);
         socket.set(zmq::sockopt::immediate, true);
       } else if (type == zmq::socket_type::sub) {
-        entry.subscriber = true;
         socket.set(zmq::sockopt::subscribe, "");
       } else if (type == zmq::socket_type::pub) {
         entry.publisher = true;
@@ -207,16 +191,20 @@ struct Bus::State {
       if (bind) {
         socket.bind(*endpoint);
         const std::string bound = socket.get(zmq::sockopt::last_endpoint);
-        entry.port = std::stoi(bound.substr(bound.rfind(':') + 1));
+        port = std::stoi(bound.substr(bound.rfind(':') + 1));
       } else {
         socket.connect(*endpoint);
       }
       const SocketId id{next_socket++};
       {
         const std::lock_guard lock(ports_mutex);
-        ports[id] = entry.port;
+        ports[id] = port;
       }
-      sockets.emplace(id, std::move(entry));
+      Socket& kept = sockets.emplace(id, std::move(entry)).first->second;
+      kept.outbox.emplace(
+          Outbox::Limits{.max_messages = limits.max_waiting_messages, .max_bytes = limits.max_waiting_bytes},
+          [&kept](Outgoing& message) { return try_send(kept, message); },
+          [this, &kept](const std::string& peer) { not_delivered(kept, peer); });
       return id;
     } catch (const zmq::error_t& error) {
       return fail(Code::kUnavailable,
@@ -224,171 +212,172 @@ struct Bus::State {
     }
   }
 
-  enum class Sent : std::uint8_t { kYes, kLater, kNever, kExpired };
-
-  Sent try_send(Socket& socket, Outgoing& out) {
+  static Outbox::Sent try_send(Socket& socket, Outgoing& out) {
     constexpr auto kFlags = zmq::send_flags::dontwait;
-    const std::vector<Frame>& payload = out.message.payload;
-    if (out.expires) {
-      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*out.expires - Clock::now()).count();
-      if (left <= 0) return Sent::kExpired;
-      if (left != out.encoded_deadline_ms) {
-        out.message.envelope.deadline_ms = out.encoded_deadline_ms = static_cast<std::uint32_t>(left);
-        out.encoded = encode(out.message.envelope);
-      }
-    }
+    const auto send = [&](zmq::message_t part, bool more) {
+      const auto flags = more ? kFlags | zmq::send_flags::sndmore : kFlags;
+      return uninterrupted([&] { return socket.socket.send(part, flags).has_value(); });
+    };
     try {
+      // What finds no room is not encoded: it may be tried a thousand times.
       if (socket.router) {
-        zmq::message_t peer(out.peer);
-        if (!socket.socket.send(peer, kFlags | zmq::send_flags::sndmore)) return Sent::kLater;
+        if (!send(zmq::message_t(out.peer), true)) return Outbox::Sent::kNoRoom;
+      } else if (out.encoded.size() == 0) {
+        const int events = uninterrupted([&] { return socket.socket.get(zmq::sockopt::events); });
+        if ((events & ZMQ_POLLOUT) == 0) return Outbox::Sent::kNoRoom;
       }
-      const auto more = [&](std::size_t sent) {
-        return sent < payload.size() ? kFlags | zmq::send_flags::sndmore : kFlags;
-      };
-      if (!socket.socket.send(to_zmq(out.encoded), more(0))) return Sent::kLater;
+      const Frame envelope = out.encoded.size() == 0 ? encode(out.envelope) : out.encoded;
       // Once begun a message is finished, whatever happens: else the next one would be taken for the rest of it.
-      bool whole = true;
-      for (std::size_t i = 0; i < payload.size(); ++i) {
-        whole = socket.socket.send(to_zmq(payload[i]), more(i + 1)).has_value() && whole;
+      bool whole = send(to_zmq(envelope), !out.pieces.empty());
+      if (!whole && !socket.router) return Outbox::Sent::kNoRoom;
+      for (std::size_t i = 0; i < out.pieces.size(); ++i) {
+        whole = send(to_zmq(out.pieces[i]), i + 1 < out.pieces.size()) && whole;
       }
-      return whole ? Sent::kYes : Sent::kNever;
+      return whole ? Outbox::Sent::kYes : Outbox::Sent::kGone;
     } catch (const zmq::error_t&) {
-      return Sent::kNever;  // EHOSTUNREACH: the peer has gone
+      return Outbox::Sent::kGone;  // EHOSTUNREACH: the peer has gone
     }
   }
 
   // Told later, not from inside the send: the one who sends may be in the middle of something.
   void not_delivered(const Socket& socket, const std::string& peer) {
     ++undelivered;
-    if (!socket.unreachable) return;
-    const std::lock_guard lock(mutex);
-    posted.emplace_back([tell = socket.unreachable, peer] { tell(peer); });
-    notify();
+    if (socket.unreachable) post([tell = socket.unreachable, peer] { tell(peer); });
   }
 
-  Result<void> deliver(Outgoing out) {
+  Result<void> deliver(Queued out) {
     const auto found = sockets.find(out.socket);
     if (found == sockets.end()) {
       ++undelivered;
       return fail(Code::kUnavailable, "the connection is closed");
     }
     Socket& socket = found->second;
-    const auto queue = socket.waiting.find(out.peer);
-    if (queue == socket.waiting.end()) {
-      const Sent sent = try_send(socket, out);
-      if (sent == Sent::kExpired) return fail(Code::kDeadlineExceeded, "the deadline passed before there was room");
-      if (sent == Sent::kNever) {
-        not_delivered(socket, out.peer);
-        return fail(Code::kUnavailable, "the peer has gone");
-      }
-      if (sent == Sent::kLater) {
-        std::string peer = out.peer;
-        socket.waiting[std::move(peer)].push(std::move(out));
-      }
-      return {};
-    }
-    if (queue->second.messages.size() >= limits.max_waiting_messages ||
-        queue->second.bytes + out.size_bytes() > limits.max_waiting_bytes) {
-      ++undelivered;
-      return fail(Code::kOverloaded, std::format("{} messages of {} bytes wait for the peer already",
-                                                 queue->second.messages.size(), queue->second.bytes));
-    }
-    queue->second.push(std::move(out));
-    return {};
+    const std::string peer = out.message.peer;
+    auto delivered = socket.outbox->deliver(std::move(out.message), Clock::now());
+    if (delivered) return delivered;
+    if (delivered.error().code == Code::kUnavailable) not_delivered(socket, peer);
+    if (delivered.error().code == Code::kOverloaded) ++undelivered;
+    return delivered;
   }
 
-  // What the other side refuses is not sent: it would cut the connection, and with it what others have on it.
-  [[nodiscard]] Result<void> fits(const Outgoing& out) const {
-    if (out.encoded.size() > kMaxEnvelopeBytes) {
-      return fail(Code::kTooLarge, std::format("a message with an envelope of {} bytes, at most {} are sent",
-                                               out.encoded.size(), kMaxEnvelopeBytes));
+  // The message as it will travel. What the other side would refuse is refused here: it would cut the connection, and
+  // with it what others have on it.
+  [[nodiscard]] Result<Outgoing> prepare(const std::string& peer, Message message) const {
+    if (auto fits = check_payload(message.payload, payload_limits); !fits) return std::unexpected(fits.error());
+    Outgoing out{.peer = peer, .envelope = std::move(message.envelope), .encoded = {}, .pieces = {}, .bytes = 256};
+    for (const Frame& frame : message.payload) out.bytes += frame.size();
+    out.envelope.payload_bytes = cut_payload(message.payload, limits.max_frame_bytes);
+    out.pieces = std::move(message.payload);
+    if (auto fit = fits(out.envelope, limits.max_frame_bytes); !fit) return std::unexpected(fit.error());
+    if (out.envelope.deadline_ms > 0) {
+      out.expires = Clock::now() + std::chrono::milliseconds(out.envelope.deadline_ms);
+    } else {
+      out.encoded = encode(out.envelope);
+      out.envelope.body = msg::Nothing{};
     }
-    const auto& payload = out.message.payload;
-    if (payload.size() + 1 > limits.max_frames) {
-      return fail(Code::kTooLarge, std::format("a message with {} payload frames, at most {} are sent", payload.size(),
-                                               limits.max_frames - 1));
-    }
-    for (const Frame& frame : payload) {
-      if (frame.size() > static_cast<std::size_t>(limits.max_frame_bytes)) {
-        return fail(Code::kTooLarge, std::format("a message with a payload frame of {} bytes, at most {} are sent",
-                                                 frame.size(), limits.max_frame_bytes));
-      }
-    }
-    return {};
+    return out;
   }
 
-  // Peers do not wait for each other: one that does not read holds up only what is for itself.
-  void flush_waiting(Socket& socket) {
-    for (auto at = socket.waiting.begin(); at != socket.waiting.end();) {
-      Waiting& queue = at->second;
-      Sent sent = Sent::kYes;
-      while (!queue.messages.empty()) {
-        sent = try_send(socket, queue.messages.front());
-        if (sent == Sent::kLater) break;
-        if (sent == Sent::kNever) not_delivered(socket, queue.messages.front().peer);
-        queue.pop();
-      }
-      at = queue.messages.empty() ? socket.waiting.erase(at) : std::next(at);
-    }
-  }
+  // What came in one message.
+  struct Parts {
+    std::string peer;
+    std::vector<Frame> frames;  // the envelope first
+    bool too_many = false;      // and the rest is dropped
+  };
 
   // One whole message, or nothing when there is none.
-  bool receive(SocketId id, Socket& socket) {
-    std::vector<Frame> frames;
-    std::string peer;
+  std::optional<Parts> receive_parts(Socket& socket) const {
+    const std::size_t max_bytes = limits.max_message_bytes + kMaxEnvelopeBytes;
+    Parts parts;
+    std::size_t bytes = 0;
     bool first = true;
-    bool too_many = false;
-    for (bool more = true; more;) {
+    for (bool more = true; more; first = false) {
       zmq::message_t frame;
-      if (!socket.socket.recv(frame, zmq::recv_flags::dontwait)) return false;
+      if (!uninterrupted([&] { return socket.socket.recv(frame, zmq::recv_flags::dontwait).has_value(); })) return {};
       more = frame.more();
       if (first && socket.router) {
-        peer = frame.to_string();
-      } else if (frames.size() < limits.max_frames) {
-        frames.push_back(from_zmq(std::move(frame)));
-      } else {
-        too_many = true;
+        parts.peer = frame.to_string();
+        continue;
       }
-      first = false;
+      bytes += frame.size();
+      parts.too_many = parts.too_many || parts.frames.size() > max_pieces(payload_limits) || bytes > max_bytes;
+      if (!parts.too_many) parts.frames.push_back(from_zmq(std::move(frame)));
     }
+    return parts;
+  }
+
+  [[nodiscard]] Result<Message> read(Parts& parts) const {
+    if (parts.too_many) {
+      return fail(Code::kTooLarge, std::format("a message of more than {} payload frames or {} bytes",
+                                               limits.max_frames, limits.max_message_bytes));
+    }
+    if (parts.frames.empty()) return fail(Code::kInvalidArgument, "a message without an envelope");
+    auto envelope = decode(parts.frames.front().bytes());
+    if (!envelope) return std::unexpected(std::move(envelope).error());
+    std::vector<Frame> pieces(std::make_move_iterator(parts.frames.begin() + 1),
+                              std::make_move_iterator(parts.frames.end()));
+    auto payload = join_payload(std::move(pieces), envelope->payload_bytes, payload_limits);
+    if (!payload) return std::unexpected(std::move(payload).error());
+    envelope->payload_bytes.clear();
+    return Message{.envelope = std::move(*envelope), .payload = std::move(*payload)};
+  }
+
+  void refuse(SocketId id, const Socket& socket, const Parts& parts, const Error& error) {
+    const auto count = ++malformed;
+    // A stranger must not fill the disk with log lines: the first ten, then each power of two.
+    if (count <= 10 || (count & (count - 1)) == 0) {
+      spdlog::warn("malformed message count={} reason={}", count, log_value(error.message));
+    }
+    const std::uint64_t correlation = parts.frames.empty() ? 0 : correlation_of(parts.frames.front().bytes());
+    Message refusal{.envelope = {.correlation = correlation, .request_id = {}, .body = to_message(error)},
+                    .payload = {}};
+    if (!socket.router) {
+      if (correlation != 0) handle(id, socket, {}, std::move(refusal));
+      return;
+    }
+    // Whoever sends garbage and reads nothing gets no queue for it.
+    if (socket.outbox->waits_for(parts.peer)) return;
+    if (auto out = prepare(parts.peer, std::move(refusal))) {
+      (void)deliver({.socket = id, .message = std::move(*out)});
+    }
+  }
+
+  void handle(SocketId id, const Socket& socket, const std::string& peer, Message message) {
+    const std::uint64_t correlation = message.envelope.correlation;
+    const bool handled =
+        guarded("handler", [&] { socket.handler({.socket = id, .peer = peer, .message = std::move(message)}); });
+    if (handled || !socket.router || correlation == 0) return;
+    const Error error{.code = Code::kInternal, .message = "the message could not be handled", .path = {}};
+    auto answer = prepare(
+        peer, {.envelope = {.correlation = correlation, .request_id = {}, .body = to_message(error)}, .payload = {}});
+    if (answer) (void)deliver({.socket = id, .message = std::move(*answer)});
+  }
+
+  // False when there is no message.
+  bool receive(SocketId id, Socket& socket) {
+    auto parts = receive_parts(socket);
+    if (!parts) return false;
     if (!socket.handler) return true;
-    auto envelope = [&]() -> Result<msg::Envelope> {
-      if (too_many) return fail(Code::kTooLarge, std::format("more than {} frames", limits.max_frames));
-      if (frames.empty()) return fail(Code::kInvalidArgument, "a message without an envelope");
-      return decode(frames.front().bytes());
-    }();
-    if (!envelope) {
-      const auto count = ++malformed;
-      // A stranger must not fill the disk with log lines: the first ten, then each power of two.
-      if (count <= 10 || (count & (count - 1)) == 0) {
-        spdlog::warn("malformed message count={} reason=\"{}\"", count, envelope.error().message);
-      }
-      // Whoever sends garbage and reads nothing gets no queue for it.
-      if (socket.router && !socket.waiting.contains(peer)) {
-        Outgoing refusal{
-            .socket = id, .peer = peer, .message = {}, .encoded = {}, .expires = {}, .encoded_deadline_ms = 0};
-        refusal.message.envelope.body = to_message(envelope.error());
-        refusal.encoded = encode(refusal.message.envelope);
-        (void)deliver(std::move(refusal));
-      }
-      return true;
+    auto message = read(*parts);
+    if (!message) {
+      refuse(id, socket, *parts, message.error());
+    } else {
+      handle(id, socket, parts->peer, std::move(*message));
     }
-    Message message{.envelope = std::move(*envelope), .payload = {}};
-    message.payload.assign(std::make_move_iterator(frames.begin() + 1), std::make_move_iterator(frames.end()));
-    socket.handler({.socket = id, .peer = std::move(peer), .message = std::move(message)});
     return true;
   }
 
   void take_queues() {
     std::vector<std::function<void()>> work;
-    std::deque<Outgoing> out;
+    std::deque<Queued> out;
     {
       const std::lock_guard lock(mutex);
       work.swap(posted);
       out.swap(outgoing);
+      outgoing_bytes = 0;
     }
-    for (auto& item : out) (void)deliver(std::move(item));
-    for (auto& item : work) item();
+    for (auto& item : out) guarded("send", [&] { (void)deliver(std::move(item)); });
+    for (auto& item : work) guarded("posted", item);
   }
 
   [[nodiscard]] bool finished() {
@@ -396,52 +385,70 @@ struct Bus::State {
     if (!stopping) return false;
     if (Clock::now() >= stop_at) return true;
     return outgoing.empty() && posted.empty() &&
-           std::ranges::all_of(sockets, [](const auto& entry) { return entry.second.waiting.empty(); });
+           std::ranges::all_of(sockets, [](const auto& entry) { return entry.second.outbox->empty(); });
+  }
+
+  void turn(Clock::time_point& next_tick) {
+    items.clear();
+    ids.clear();
+    bool waits_for_a_peer = false;  // of a router: poll does not tell when that one has room
+    items.push_back({nullptr, wake, ZMQ_POLLIN, 0});
+    for (auto& [id, socket] : sockets) {
+      if (socket.publisher) continue;
+      const bool waiting = !socket.outbox->empty();
+      const short events = !socket.router && waiting ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN;
+      waits_for_a_peer = waits_for_a_peer || (socket.router && waiting);
+      items.push_back({socket.socket.handle(), 0, events, 0});
+      ids.push_back(id);
+    }
+    auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(next_tick - Clock::now());
+    timeout = std::clamp(timeout, std::chrono::milliseconds(0), waits_for_a_peer ? kRetryEvery : kTickEvery);
+    // Interrupted by a signal it has told nothing, and the items are as they were.
+    zmq_poll(items.data(), static_cast<int>(items.size()), timeout.count());
+
+    if (woken.exchange(false)) {
+      std::uint64_t count = 0;
+      [[maybe_unused]] const auto got = ::read(wake, &count, sizeof count);
+    }
+    take_queues();
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (items[i + 1].revents == 0) continue;
+      for (int taken = 0; taken < kBatch; ++taken) {
+        const auto found = sockets.find(ids[i]);  // a handler may have closed it
+        if (found == sockets.end() || !receive(ids[i], found->second)) break;
+      }
+    }
+    for (auto& [id, socket] : sockets) {
+      if (!socket.outbox->empty()) socket.outbox->flush(Clock::now());
+    }
+
+    if (const auto now = Clock::now(); now >= next_tick) {
+      next_tick = now + kTickEvery;
+      for (std::size_t i = 0; i < ticks.size(); ++i) {
+        guarded("tick", [&] { ticks[i](now); });
+      }
+    }
   }
 
   void loop() {
     auto next_tick = Clock::now();
-    std::vector<zmq::pollitem_t> items;
-    std::vector<SocketId> ids;
-    while (!finished()) {
-      items.clear();
-      ids.clear();
-      bool waits_for_a_peer = false;  // of a router: poll does not tell when that one has room
-      items.push_back({nullptr, wake, ZMQ_POLLIN, 0});
-      for (auto& [id, socket] : sockets) {
-        if (socket.publisher) continue;
-        const short events = !socket.router && !socket.waiting.empty() ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN;
-        waits_for_a_peer = waits_for_a_peer || (socket.router && !socket.waiting.empty());
-        items.push_back({socket.socket.handle(), 0, events, 0});
-        ids.push_back(id);
-      }
-      auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(next_tick - Clock::now());
-      timeout = std::clamp(timeout, std::chrono::milliseconds(0), waits_for_a_peer ? kRetryEvery : kTickEvery);
-      zmq_poll(items.data(), static_cast<int>(items.size()), timeout.count());
+    while (!finished()) guarded("turn", [&] { turn(next_tick); });
 
-      if (woken.exchange(false)) {
-        std::uint64_t count = 0;
-        [[maybe_unused]] const auto got = ::read(wake, &count, sizeof count);
-      }
-      take_queues();
-      for (std::size_t i = 0; i < ids.size(); ++i) {
-        if (items[i + 1].revents == 0) continue;
-        for (int taken = 0; taken < kBatch; ++taken) {
-          const auto found = sockets.find(ids[i]);  // a handler may have closed it
-          if (found == sockets.end() || !receive(ids[i], found->second)) break;
-        }
-      }
-      for (auto& [id, socket] : sockets) flush_waiting(socket);
-
-      if (const auto now = Clock::now(); now >= next_tick) {
-        next_tick = now + kTickEvery;
-        for (std::size_t i = 0; i < ticks.size(); ++i) ticks[i](now);
-      }
-    }
     // What libzmq has taken but not yet written gets what is left of the time.
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(stop_at - Clock::now());
-    for (auto& [id, socket] : sockets) socket.socket.set(zmq::sockopt::linger, std::max<int>(0, left.count()));
+    for (auto& [id, socket] : sockets) {
+      guarded("close", [&] { socket.socket.set(zmq::sockopt::linger, std::max<int>(0, left.count())); });
+    }
+    closed = true;
     sockets.clear();
+    // Whoever waits for posted work gets it, whoever waits for an answer hears that none will come.
+    for (auto& work : std::exchange(last_work, {})) guarded("last", work);
+    for (bool more = true; more;) {
+      take_queues();
+      const std::lock_guard lock(mutex);
+      ended = posted.empty();
+      more = !ended;
+    }
   }
 };
 
@@ -486,26 +493,20 @@ void Bus::close(SocketId socket) {
 }
 
 Result<void> Bus::send(SocketId socket, const std::string& peer, Message message) {
-  const std::uint32_t deadline_ms = message.envelope.deadline_ms;
-  Outgoing out{.socket = socket,
-               .peer = peer,
-               .message = std::move(message),
-               .encoded = {},
-               .expires = {},
-               .encoded_deadline_ms = 0};
-  if (deadline_ms > 0) out.expires = Clock::now() + std::chrono::milliseconds(deadline_ms);
-  out.encoded = encode(out.message.envelope);
-  out.encoded_deadline_ms = deadline_ms;
-  if (auto fits = state_->fits(out); !fits) return fits;
-  if (on_bus_thread()) return state_->deliver(std::move(out));
+  auto out = state_->prepare(peer, std::move(message));
+  if (!out) return std::unexpected(std::move(out).error());
+  if (on_bus_thread()) return state_->deliver({.socket = socket, .message = std::move(*out)});
   {
     const std::lock_guard lock(state_->mutex);
-    if (state_->outgoing.size() >= state_->limits.max_queued_messages) {
+    if (state_->ended) return fail(Code::kUnavailable, "the bus has stopped");
+    if (state_->outgoing.size() >= state_->limits.max_queued_messages ||
+        state_->outgoing_bytes >= state_->limits.max_queued_bytes) {
       ++state_->undelivered;
-      return fail(Code::kOverloaded,
-                  std::format("{} messages wait to be sent already", state_->limits.max_queued_messages));
+      return fail(Code::kOverloaded, std::format("{} messages of {} bytes wait to be sent already",
+                                                 state_->outgoing.size(), state_->outgoing_bytes));
     }
-    state_->outgoing.push_back(std::move(out));
+    state_->outgoing_bytes += out->bytes;
+    state_->outgoing.push_back({.socket = socket, .message = std::move(*out)});
   }
   state_->notify();
   return {};
@@ -523,22 +524,32 @@ Result<void> Bus::answer(SocketId socket, const std::string& peer, Message messa
   return sent;
 }
 
-void Bus::post(std::function<void()> work) {
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->posted.push_back(std::move(work));
+Result<void> Bus::knock(SocketId socket, const std::string& peer) {
+  if (on_bus_thread()) {
+    const auto found = state_->sockets.find(socket);
+    if (found != state_->sockets.end() && found->second.outbox->waits_for(peer)) return {};
   }
-  state_->notify();
+  return send(socket, peer, {.envelope = {.request_id = {}, .body = msg::Ok{}}, .payload = {}});
 }
+
+bool Bus::post(std::function<void()> work) { return state_->post(std::move(work)); }
 
 void Bus::on_tick(Tick tick) {
   post([state = state_.get(), tick = std::move(tick)]() mutable { state->ticks.push_back(std::move(tick)); });
+}
+
+void Bus::on_stopped(std::function<void()> work) {
+  post([state = state_.get(), work = std::move(work)]() mutable {
+    if (!state->closed) return state->last_work.push_back(std::move(work));
+    work();
+  });
 }
 
 bool Bus::on_bus_thread() const { return std::this_thread::get_id() == state_->thread_id.load(); }
 
 std::uint64_t Bus::malformed_total() const { return state_->malformed; }
 std::uint64_t Bus::undelivered_total() const { return state_->undelivered; }
+std::uint64_t Bus::thrown_total() const { return state_->thrown; }
 
 void Bus::stop(std::chrono::milliseconds linger) {
   {

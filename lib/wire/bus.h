@@ -24,8 +24,10 @@ struct Incoming {
 
 // Life: sockets may be added and closed at any time from any thread; stop() (or destruction) ends the thread and drops
 // what is still queued. Threads: everything may be called from any thread; handlers and posted work run on the bus
-// thread, one at a time, and must not block. A frame that does not decode is answered with an Error (router) or
-// dropped, counted and logged; it never reaches a handler.
+// thread, one at a time, and must not block. One that throws is logged and counted; the bus goes on.
+// A message that does not decode or is over the limits never reaches a handler as it came: a router answers it with an
+// Error, under its correlation where that can be read; on a dealer such an Error takes its place, so that the asker
+// hears of it. Without a correlation it is dropped there, counted and logged.
 class Bus {
  public:
   using Handler = std::function<void(Incoming)>;
@@ -33,12 +35,16 @@ class Bus {
   using Unreachable = std::function<void(const std::string& peer)>;
 
   struct Limits {
-    std::size_t max_queued_messages = 100'000;  // per bus, waiting to be sent
-    // For a dealer that is not connected, or for one peer of a router that does not read.
+    // Handed over by other threads and not yet looked at; one message more may exceed the bytes.
+    std::size_t max_queued_messages = 100'000;
+    std::size_t max_queued_bytes = 512UL << 20;
+    // For a dealer that is not connected, or for one peer of a router that does not read; likewise.
     std::size_t max_waiting_messages = 10'000;
-    std::size_t max_waiting_bytes = 64 << 20;
-    std::int64_t max_frame_bytes = 16 << 20;
-    std::size_t max_frames = 64;
+    std::size_t max_waiting_bytes = 64UL << 20;
+    // Both ends must agree on these; schema/limits.h.
+    std::size_t max_frame_bytes = kMaxFrameBytes;      // on the wire: larger payload frames are cut and joined again
+    std::size_t max_frames = kMaxPayloadFrames;        // payload frames of a message, as handlers see them
+    std::size_t max_message_bytes = kMaxMessageBytes;  // payload of a message
   };
 
   Bus();
@@ -65,7 +71,7 @@ class Bus {
   // On the bus thread the result is what became of the message; elsewhere it is only what can be known at once (too
   // large, the queue full), and the rest is counted and told to `unreachable`. A failed message is dropped.
   // Errors: kTooLarge (over the limits of both ends), kOverloaded (a queue is full: the bus's, or what waits for this
-  // peer), kUnavailable (the peer has gone, the socket is closed).
+  // peer), kUnavailable (the peer has gone, the socket is closed, the bus has stopped), kDeadlineExceeded.
   Result<void> send(SocketId socket, const std::string& peer, Message message);
   Result<void> send(SocketId socket, Message message) { return send(socket, {}, std::move(message)); }
 
@@ -73,18 +79,28 @@ class Bus {
   // asker hears of it. The result is that of `message`.
   Result<void> answer(SocketId socket, const std::string& peer, Message message);
 
-  // Runs `work` on the bus thread soon.
-  void post(std::function<void()> work);
+  // Finds out whether `peer` of a router is still connected, by sending it an Ok under correlation 0, which everybody
+  // ignores; nothing is sent while messages wait for it. The result, and what `unreachable` is told, are those of send.
+  Result<void> knock(SocketId socket, const std::string& peer);
+
+  // Runs `work` on the bus thread soon; not bounded, so not for what a peer can ask for at will. False once the bus has
+  // stopped: `work` will never run. What was taken runs, if only when everything is closed.
+  bool post(std::function<void()> work);
 
   // Runs `tick` on the bus thread about every 50 ms.
   void on_tick(Tick tick);
 
+  // Runs `work` on the bus thread as its last act, after every socket is closed; not when it has stopped already.
+  void on_stopped(std::function<void()> work);
+
   // True in handlers, ticks and posted work.
   [[nodiscard]] bool on_bus_thread() const;
 
-  // Frames that did not decode, and sends that found no peer or no room, since the start.
+  // Messages that did not decode or were over the limits; sends that found no peer or no room; handlers, ticks and
+  // posted work that threw. Also on /metrics, as slipway_bus_malformed_total and so on.
   [[nodiscard]] std::uint64_t malformed_total() const;
   [[nodiscard]] std::uint64_t undelivered_total() const;
+  [[nodiscard]] std::uint64_t thrown_total() const;
 
   // Sends what is queued for at most `linger`, then ends the thread. Idempotent.
   void stop(std::chrono::milliseconds linger = std::chrono::milliseconds(0));

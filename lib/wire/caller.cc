@@ -46,13 +46,13 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
 
   void start(Pending question) {
     if (closed || !connected) {
-      question.answer(fail(Code::kUnavailable, closed ? "this process is stopping" : failure));
-      return;
+      const Error gone{
+          .code = Code::kUnavailable, .message = closed ? "this process is stopping" : failure, .path = {}};
+      return answer_later(std::move(question.answer), gone);
     }
     const std::uint64_t correlation = next_correlation++;
     if (auto asked = ask(correlation, question); !asked) {
-      question.answer(std::unexpected(std::move(asked).error()));
-      return;
+      return answer_later(std::move(question.answer), std::move(asked).error());
     }
     // Without repeats the bytes need not be kept.
     if (question.repeat_after.count() == 0) {
@@ -60,6 +60,12 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
       question.payload.clear();
     }
     pending.emplace(correlation, std::move(question));
+  }
+
+  // Not from inside call(): who calls may hold a lock.
+  void answer_later(Answer answer, Error error) {
+    auto later = [answer, error] { answer(std::unexpected(error)); };
+    if (!bus.post(later)) later();
   }
 
   void on_message(Incoming incoming) {
@@ -120,6 +126,9 @@ Caller::Caller(Bus& bus, const std::string& address, std::string secret)
   bus.on_tick([weak](Clock::time_point now) {
     if (const auto state = weak.lock()) state->on_tick(now);
   });
+  bus.on_stopped([weak] {
+    if (const auto state = weak.lock()) state->close();
+  });
 }
 
 Caller::~Caller() { close(); }
@@ -146,8 +155,10 @@ void Caller::call(msg::Body question, std::vector<Frame> payload, Options option
     return;
   }
   // std::function wants copies to be possible; a shared pointer gives it one that costs nothing.
-  state_->bus.post(
-      [state = state_, shared = std::make_shared<Pending>(std::move(pending))] { state->start(std::move(*shared)); });
+  const auto shared = std::make_shared<Pending>(std::move(pending));
+  if (!state_->bus.post([state = state_, shared] { state->start(std::move(*shared)); })) {
+    shared->answer(fail(Code::kUnavailable, "this process is stopping"));
+  }
 }
 
 Result<Message> Caller::call_and_wait(msg::Body question, std::vector<Frame> payload, Options options) {

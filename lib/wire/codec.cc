@@ -422,7 +422,9 @@ Frame encode(const msg::Envelope& envelope) {
 
 std::size_t encoded_bytes(const msg::Envelope& envelope) { return message_bytes(count_of(envelope)); }
 
-Result<void> fits(const msg::Envelope& envelope) { return check(count_of(envelope), "an envelope", kMaxEnvelopeBytes); }
+Result<void> fits(const msg::Envelope& envelope, std::size_t max_bytes) {
+  return check(count_of(envelope), "an envelope", max_bytes);
+}
 
 Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
   if (bytes.size() > kMaxEnvelopeBytes) {
@@ -447,6 +449,14 @@ Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
         kReaders[kind_of(root)](root, envelope.body);
         return envelope;
       });
+}
+
+std::uint64_t correlation_of(std::span<const std::byte> bytes) {
+  if (bytes.size() > kMaxEnvelopeBytes) return 0;
+  const auto correlation = with_root<schema::Envelope>(
+      bytes, Code::kInvalidArgument,
+      [](schema::Envelope::Reader root) { return Result<std::uint64_t>(root.getCorrelation()); });
+  return correlation.value_or(0);
 }
 
 template <class T>

@@ -28,8 +28,11 @@ struct Message {
 // Bytes that encode() would make. Does not encode.
 [[nodiscard]] std::size_t encoded_bytes(const msg::Envelope& envelope);
 
-// Errors: kTooLarge (over kMaxEnvelopeBytes, or a list of more than kMaxListItems): decode() would refuse it.
-[[nodiscard]] Result<void> fits(const msg::Envelope& envelope);
+// Errors: kTooLarge (over max_bytes, or a list of more than kMaxListItems): decode() would refuse it.
+[[nodiscard]] Result<void> fits(const msg::Envelope& envelope, std::size_t max_bytes = kMaxEnvelopeBytes);
+
+// The correlation of what decode() refuses; 0: it cannot be told.
+[[nodiscard]] std::uint64_t correlation_of(std::span<const std::byte> bytes);
 
 // Errors: kInvalidArgument (not an envelope), kTooLarge (over kMaxEnvelopeBytes), kUnsupported (another protocol).
 // A kind that this release does not know decodes to msg::Nothing.

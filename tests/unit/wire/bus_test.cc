@@ -1,11 +1,16 @@
 #include "lib/wire/bus.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <signal.h>
 
 #include <future>
 #include <mutex>
 #include <set>
+#include <stdexcept>
 #include <zmq.hpp>
+
+#include "lib/base/readings.h"
 
 namespace slipway {
 namespace {
@@ -22,7 +27,8 @@ constexpr Bus::Limits kTightLimits{.max_queued_messages = 100,
                                    .max_waiting_messages = 100,
                                    .max_waiting_bytes = 1 << 20,
                                    .max_frame_bytes = 65536,
-                                   .max_frames = 8};
+                                   .max_frames = 8,
+                                   .max_message_bytes = 8 << 20};
 
 // A router that answers every message with Ok and the same payload.
 class Echo {
@@ -42,6 +48,29 @@ class Echo {
   SocketId socket{};
   std::atomic<int> received{0};
 };
+
+// Runs `work` on the bus thread and waits for what it returns.
+template <class Work>
+auto on_bus(Bus& bus, Work work) {
+  std::promise<decltype(work())> done;
+  bus.post([&] { done.set_value(work()); });
+  return done.get_future().get();
+}
+
+// Sends frames as they are to `address`; returns the envelope of what comes back.
+Result<msg::Envelope> raw_exchange(const std::string& address, const std::vector<std::string>& frames) {
+  zmq::context_t context;
+  zmq::socket_t stranger(context, zmq::socket_type::dealer);
+  stranger.set(zmq::sockopt::linger, 0);
+  stranger.set(zmq::sockopt::rcvtimeo, 10'000);
+  stranger.connect("tcp://" + address);
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    stranger.send(zmq::buffer(frames[i]), i + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
+  }
+  zmq::message_t answer;
+  if (!stranger.recv(answer)) return fail(Code::kDeadlineExceeded, "no answer");
+  return decode(std::as_bytes(std::span(static_cast<const char*>(answer.data()), answer.size())));
+}
 
 TEST(Bus, CarriesPayloadOfEverySizeBothWays) {
   Echo echo;
@@ -224,20 +253,17 @@ TEST(Bus, DropsAMessageWhoseDeadlinePassedBeforeItCouldBeSent) {
   EXPECT_EQ(back.received, 1);
 }
 
-TEST(Bus, AnswersAMessageOfTooManyFramesWithAnError) {
+TEST(Bus, AnswersAMessageOfTooManyFramesWithAnErrorUnderItsCorrelation) {
   Echo echo("127.0.0.1:0", kTightLimits);
-  zmq::context_t context;
-  zmq::socket_t stranger(context, zmq::socket_type::dealer);
-  stranger.set(zmq::sockopt::linger, 0);
-  stranger.set(zmq::sockopt::rcvtimeo, 10'000);
-  stranger.connect("tcp://" + echo.address());
-  for (int i = 0; i < 5000; ++i) stranger.send(zmq::buffer(std::string("x")), zmq::send_flags::sndmore);
-  stranger.send(zmq::buffer(std::string("x")), zmq::send_flags::none);
-  zmq::message_t answer;
-  ASSERT_TRUE(stranger.recv(answer));
-  const auto decoded = decode(std::as_bytes(std::span(static_cast<const char*>(answer.data()), answer.size())));
-  ASSERT_TRUE(decoded);
-  EXPECT_EQ(std::get<msg::Error>(decoded->body).message, "more than 8 frames");
+  for (const std::size_t count : {std::size_t{9}, std::size_t{5'000}}) {
+    std::vector<std::string> frames(count + 1, "x");
+    frames[0] = encode(message(msg::Ok{}, 12).envelope).text();
+    const auto answer = raw_exchange(echo.address(), frames);
+    ASSERT_TRUE(answer);
+    EXPECT_EQ(answer->correlation, 12U);
+    EXPECT_EQ(from_message(std::get<msg::Error>(answer->body)).code, Code::kTooLarge);
+  }
+  EXPECT_EQ(echo.received, 0);
 }
 
 // A worker that comes back under its old routing id would be mute for ever without handover.
@@ -265,14 +291,6 @@ TEST(Bus, CountsAMessageToAPeerThatIsGone) {
   echo.bus.post([&] { after.set_value(); });
   after.get_future().wait();
   EXPECT_EQ(echo.bus.undelivered_total(), 1U);
-}
-
-// Runs `work` on the bus thread and waits for what it returns.
-template <class Work>
-auto on_bus(Bus& bus, Work work) {
-  std::promise<decltype(work())> done;
-  bus.post([&] { done.set_value(work()); });
-  return done.get_future().get();
 }
 
 TEST(Bus, SaysOnItsThreadThatAPeerHasGoneOrASocketIsClosed) {
@@ -307,7 +325,173 @@ TEST(Bus, RefusesToSendWhatTheOtherSideWouldRefuse) {
     const auto result = bus.send(*socket, std::move(sent));
     return result ? std::optional<Code>() : result.error().code;
   };
-  EXPECT_EQ(code(message(msg::GetModel{std::string(kMaxEnvelopeBytes, 'm')})), Code::kTooLarge);
+  EXPECT_EQ(code(message(msg::GetModel{std::string(65536, 'm')})), Code::kTooLarge);
+  EXPECT_EQ(code(message(msg::Ok{}, 1, std::vector<Frame>(8, Frame::copy("x")))), std::nullopt);
+  EXPECT_EQ(code(message(msg::Ok{}, 1, std::vector<Frame>(9, Frame::copy("x")))), Code::kTooLarge);
+  const Frame large = Frame::of(std::string(8 << 20, 'x'));
+  EXPECT_EQ(code(message(msg::Ok{}, 1, {large})), std::nullopt);
+  EXPECT_EQ(code(message(msg::Ok{}, 1, {large, Frame::copy("x")})), Code::kTooLarge);
+}
+
+// Payload of every number and size within the limits travels, whatever a frame on the wire may hold.
+TEST(Bus, CarriesManyFramesAndFramesLargerThanTheWireTakes) {
+  Echo echo;
+  Bus bus;
+  std::promise<Message> answer;
+  const auto socket =
+      bus.connect_dealer(echo.address(), [&](Incoming incoming) { answer.set_value(std::move(incoming.message)); });
+  ASSERT_TRUE(socket);
+  const auto there_and_back = [&](const std::vector<Frame>& payload) {
+    answer = {};
+    auto came = answer.get_future();
+    const auto sent = bus.send(*socket, message(msg::Ok{}, 1, payload));
+    ASSERT_TRUE(sent) << sent.error().message;
+    ASSERT_EQ(came.wait_for(60s), std::future_status::ready);
+    const Message back = came.get();
+    ASSERT_EQ(back.payload.size(), payload.size());
+    for (std::size_t i = 0; i < payload.size(); ++i) EXPECT_TRUE(back.payload[i].text() == payload[i].text()) << i;
+    EXPECT_TRUE(back.envelope.payload_bytes.empty());
+  };
+  std::vector<std::uint32_t> numbers(200 << 18);  // 200 MiB, each place different
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<std::uint32_t>(i * 2654435761U);
+  const Frame large = Frame::of(std::move(numbers));
+  there_and_back(std::vector<Frame>(256, Frame::copy("x")));
+  there_and_back({large});
+  there_and_back({Frame(), large.part(1, kMaxFrameBytes), large.part(4, kMaxFrameBytes + 1), Frame::copy("y"), Frame(),
+                  large.part(9, 50'000'001)});
+  std::vector<Frame> all(255, Frame::copy("x"));
+  all.push_back(large.part(0, 40 << 20));
+  there_and_back(all);
+  EXPECT_EQ(bus.malformed_total() + echo.bus.malformed_total(), 0U);
+}
+
+TEST(Bus, RefusesPayloadSizesThatDoNotAddUpUnderTheirCorrelation) {
+  Echo echo("127.0.0.1:0", kTightLimits);
+  for (const std::vector<std::uint64_t>& sizes : {std::vector<std::uint64_t>{7},
+                                                  {5, 0},
+                                                  {5, UINT64_MAX},
+                                                  {UINT64_MAX, 6},
+                                                  std::vector<std::uint64_t>(100'000, 0)}) {
+    msg::Envelope envelope = message(msg::Ok{}, 4711).envelope;
+    envelope.payload_bytes = sizes;
+    if (sizes.size() > 8'000) envelope.payload_bytes.resize(8'000);  // what a frame of 64 KiB holds
+    const auto answer = raw_exchange(echo.address(), {std::string(encode(envelope).text()), "123", "456"});
+    ASSERT_TRUE(answer) << answer.error().message;
+    EXPECT_EQ(answer->correlation, 4711U);
+    EXPECT_TRUE(std::holds_alternative<msg::Error>(answer->body));
+  }
+  EXPECT_EQ(echo.received, 0);
+}
+
+// A dealer's own question must not wait for its deadline because the answer was refused.
+TEST(Bus, HandsADealerTheErrorInPlaceOfAnAnswerThatIsRefused) {
+  zmq::context_t context;
+  zmq::socket_t stranger(context, zmq::socket_type::router);
+  stranger.set(zmq::sockopt::linger, 0);
+  stranger.bind("tcp://127.0.0.1:*");
+  Bus bus;
+  std::promise<Message> answer;
+  const auto socket = bus.connect_dealer(stranger.get(zmq::sockopt::last_endpoint).substr(6),
+                                         [&](Incoming incoming) { answer.set_value(std::move(incoming.message)); });
+  ASSERT_TRUE(socket);
+  ASSERT_TRUE(bus.send(*socket, message(msg::Ok{}, 5)));
+  zmq::message_t peer;
+  zmq::message_t question;
+  ASSERT_TRUE(stranger.recv(peer));
+  ASSERT_TRUE(stranger.recv(question));
+  msg::Envelope envelope = message(msg::Ok{}, 5).envelope;
+  envelope.payload_bytes = {1'000};
+  stranger.send(peer, zmq::send_flags::sndmore);
+  stranger.send(zmq::buffer(encode(envelope).text()), zmq::send_flags::none);
+  const Message came = answer.get_future().get();
+  EXPECT_EQ(came.envelope.correlation, 5U);
+  EXPECT_TRUE(std::holds_alternative<msg::Error>(came.envelope.body));
+}
+
+TEST(Bus, GoesOnWhenAHandlerATickOrPostedWorkThrows) {
+  Bus router;
+  const auto bound = router.bind_router("127.0.0.1:0", [&](const Incoming& incoming) {
+    if (std::holds_alternative<msg::GetModel>(incoming.message.envelope.body)) throw std::out_of_range("substr");
+    router.send(incoming.socket, incoming.peer, message(msg::Ok{}, incoming.message.envelope.correlation));
+  });
+  ASSERT_TRUE(bound);
+  router.post([] { throw std::runtime_error("posted"); });
+  std::promise<void> ticked;
+  router.on_tick([&, count = 0](auto) mutable {
+    if (++count == 1) throw 42;
+    if (count > 2) return;
+    ticked.set_value();
+    throw std::runtime_error("tick");
+  });
+  ticked.get_future().wait();
+  Bus bus;
+  std::promise<Message> first;
+  std::promise<Message> second;
+  const auto socket = bus.connect_dealer("127.0.0.1:" + std::to_string(router.port(*bound)), [&](Incoming incoming) {
+    (incoming.message.envelope.correlation == 1 ? first : second).set_value(std::move(incoming.message));
+  });
+  ASSERT_TRUE(socket);
+  ASSERT_TRUE(bus.send(*socket, message(msg::GetModel{"m"}, 1)));
+  ASSERT_TRUE(bus.send(*socket, message(msg::Ok{}, 2)));
+  EXPECT_TRUE(std::holds_alternative<msg::Ok>(second.get_future().get().envelope.body));
+  const Message told = first.get_future().get();
+  EXPECT_EQ(from_message(std::get<msg::Error>(told.envelope.body)).code, Code::kInternal);
+  EXPECT_GE(router.thrown_total(), 4U);
+}
+
+// A signal that a profiler or debugger sends interrupts what libzmq does; it is no error.
+TEST(Bus, GoesOnWhenSignalsInterruptIt) {
+  struct sigaction action{};
+  struct sigaction before{};
+  action.sa_handler = [](int) {};
+  sigaction(SIGUSR1, &action, &before);  // without SA_RESTART
+  Echo echo;
+  const pthread_t bus_thread = on_bus(echo.bus, [] { return pthread_self(); });
+  Bus bus;
+  std::promise<void> all;
+  int answered = 0;
+  constexpr int kCount = 2'000;
+  const auto socket = bus.connect_dealer(echo.address(), [&](const Incoming&) {
+    if (++answered == kCount) all.set_value();
+  });
+  ASSERT_TRUE(socket);
+  for (int i = 0; i < kCount; ++i) {
+    ASSERT_TRUE(bus.send(*socket, message(msg::Ok{})));
+    pthread_kill(bus_thread, SIGUSR1);
+  }
+  EXPECT_EQ(all.get_future().wait_for(60s), std::future_status::ready);
+  EXPECT_EQ(echo.bus.thrown_total(), 0U);
+  sigaction(SIGUSR1, &before, nullptr);
+}
+
+TEST(Bus, KeepsNobodyWaitingOnceItHasStopped) {
+  Bus bus;
+  bool last = false;
+  bus.on_stopped([&] { last = true; });
+  bus.stop();
+  EXPECT_TRUE(last);
+  EXPECT_EQ(bus.bind_router("127.0.0.1:0", [](const Incoming&) {}).error().code, Code::kUnavailable);
+  EXPECT_EQ(bus.send(SocketId{1}, message(msg::Ok{})).error().code, Code::kUnavailable);
+  EXPECT_FALSE(bus.post([] {}));
+}
+
+TEST(Bus, CountsWhatItCouldNotUseAndSend) {
+  const auto reading = [](const std::string& name) {
+    for (const auto& value : Reading::all()) {
+      if (value.name == name) return value.value;
+    }
+    return std::uint64_t{0};
+  };
+  const auto malformed = reading("slipway_bus_malformed_total");
+  const auto undelivered = reading("slipway_bus_undelivered_total");
+  {
+    Echo echo;
+    ASSERT_TRUE(raw_exchange(echo.address(), {"garbage"}));
+    EXPECT_FALSE(on_bus(echo.bus, [&] { return echo.bus.send(echo.socket, "nobody", message(msg::Ok{})); }));
+    EXPECT_EQ(reading("slipway_bus_malformed_total"), malformed + 1);
+  }
+  EXPECT_EQ(reading("slipway_bus_malformed_total"), malformed + 1) << "a counter does not go back";
+  EXPECT_EQ(reading("slipway_bus_undelivered_total"), undelivered + 1);
 }
 
 TEST(Bus, ReplacesAnAnswerThatIsTooLargeByItsErrorUnderTheSameCorrelation) {
@@ -349,10 +533,11 @@ TEST(Bus, TellsWhenAPeersConnectionIsGone) {
   }
   auto came = gone.get_future();
   for (int i = 0; i < 1000 && came.wait_for(10ms) != std::future_status::ready; ++i) {
-    router.send(*bound, name, message(msg::Ok{}));
+    router.knock(*bound, name);
   }
   ASSERT_EQ(came.wait_for(0s), std::future_status::ready);
   EXPECT_EQ(came.get(), name);
+  EXPECT_EQ(on_bus(router, [&] { return router.knock(*bound, name); }).error().code, Code::kUnavailable);
 }
 
 TEST(Bus, SaysWhenAPortIsTaken) {

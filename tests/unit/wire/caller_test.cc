@@ -131,6 +131,18 @@ TEST(Caller, FailsOpenAndLaterQuestionsOnceClosed) {
   EXPECT_EQ(caller.call_and_wait(msg::GetModel{"m"}, {}, {}).error().code, Code::kUnavailable);
 }
 
+TEST(Caller, KeepsNobodyWaitingOnceTheBusHasStopped) {
+  Server server([](const Incoming&, int) { return std::nullopt; });
+  Bus bus;
+  Caller caller(bus, server.address());
+  std::promise<Result<Message>> open;
+  caller.call(msg::GetModel{"m"}, {}, {.deadline = 600s, .repeat_after = {}, .request_id = {}},
+              [&](Result<Message> answer) { open.set_value(std::move(answer)); });
+  bus.stop();
+  EXPECT_EQ(open.get_future().get().error().code, Code::kUnavailable);
+  EXPECT_EQ(caller.call_and_wait(msg::GetModel{"m"}, {}, {}).error().code, Code::kUnavailable);
+}
+
 TEST(Caller, FailsOpenQuestionsWhenItGoes) {
   Server server([](const Incoming&, int) { return std::nullopt; });
   Bus bus;

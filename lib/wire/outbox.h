@@ -1,0 +1,74 @@
+// What is to be sent through one socket and finds no room there: kept by peer, in order, within limits, until there is
+// room or its time is up. No socket, clock or thread in here.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/base/error.h"
+#include "lib/wire/frame.h"
+#include "schema/messages.h"
+
+namespace slipway {
+
+// A message on its way out.
+struct Outgoing {
+  std::string peer;  // of a router; a dealer's is ""
+  msg::Envelope envelope{.request_id = {}, .body = {}};
+  Frame encoded;              // of the envelope; empty: it has a deadline to count down, and is encoded when it is sent
+  std::vector<Frame> pieces;  // of the payload
+  std::optional<std::chrono::steady_clock::time_point> expires{};
+  std::size_t bytes = 0;  // that it holds, about
+};
+
+// Threads: not thread-safe, the bus thread's.
+class Outbox {
+ public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  struct Limits {
+    std::size_t max_messages = 10'000;   // waiting for one peer
+    std::size_t max_bytes = 64UL << 20;  // waiting for one peer; one message more may exceed it
+  };
+
+  enum class Sent : std::uint8_t { kYes, kNoRoom, kGone };
+
+  // `try_send` writes the message at once and whole, or does not begin; its `deadline_ms` is what is left.
+  // `gone` is told the peer of each waiting message that found it gone.
+  using TrySend = std::function<Sent(Outgoing&)>;
+  using Gone = std::function<void(const std::string& peer)>;
+
+  Outbox(Limits limits, TrySend try_send, Gone gone);
+
+  // Sends a message, or keeps it: behind what waits for the same peer, never behind another's.
+  // Errors: kUnavailable (the peer has gone), kOverloaded (too much waits for it), kDeadlineExceeded.
+  [[nodiscard]] Result<void> deliver(Outgoing message, TimePoint now);
+
+  // Tries what waits again. One peer without room holds up only what is for itself.
+  void flush(TimePoint now);
+
+  [[nodiscard]] bool empty() const { return waiting_.empty(); }
+  [[nodiscard]] bool waits_for(const std::string& peer) const { return waiting_.contains(peer); }
+
+ private:
+  struct Queue {
+    std::deque<Outgoing> messages;
+    std::size_t bytes = 0;
+  };
+
+  // Counts the deadline down. False: it has passed.
+  static bool in_time(Outgoing& message, TimePoint now);
+
+  const Limits limits_;
+  const TrySend try_send_;
+  const Gone gone_;
+  std::map<std::string, Queue> waiting_;  // by peer, none empty
+};
+
+}  // namespace slipway
