@@ -56,7 +56,8 @@ int main(int argc, char** argv) {
   trainer::TrainingData data;
   data.x =
       torch::from_blob(const_cast<std::uint8_t*>(images->pixels.data()), {images->rows, 784}, torch::kUInt8).clone();
-  data.y = torch::tensor(images->labels, torch::kInt64);
+  data.y = torch::from_blob(const_cast<std::uint8_t*>(images->labels.data()), {images->rows}, torch::kUInt8)
+               .to(torch::kInt64);
   auto training = trainer::Training::start(*spec, data, 1, "bench");
   if (!training) return give_up(training.error());
 

@@ -22,6 +22,10 @@ Result<IdxView> parse_bytes(std::span<const std::byte> file, std::string_view wh
   return view;
 }
 
+std::span<const std::uint8_t> as_u8(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()};
+}
+
 // The positions in `columns` of the features and the target.
 struct Selection {
   std::vector<std::size_t> features;
@@ -69,6 +73,12 @@ Result<Selection> select(const std::vector<Column>& columns, const std::string& 
   return selection;
 }
 
+Result<float> number_in(const std::string& cell, std::uint64_t row, const Column& column) {
+  const auto value = parse_number(cell);
+  if (value) return static_cast<float>(*value);
+  return fail(Code::kInvalidArgument, std::format("row {}, column '{}': {}", row, column.name, value.error().message));
+}
+
 }  // namespace
 
 Result<ImageSet> read_images(std::span<const std::byte> images, std::span<const std::byte> labels) {
@@ -85,51 +95,69 @@ Result<ImageSet> read_images(std::span<const std::byte> images, std::span<const 
   if (shape[0] != classes->header.shape[0]) {
     return fail(Code::kInvalidArgument, std::format("{} images and {} labels", shape[0], classes->header.shape[0]));
   }
-  ImageSet set{.rows = shape[0], .row_shape = {shape.begin() + 1, shape.end()}, .pixels = {}, .labels = {}};
-  set.pixels = {reinterpret_cast<const std::uint8_t*>(pixels->payload.data()), pixels->payload.size()};
-  set.labels.reserve(classes->payload.size());
-  for (const std::byte label : classes->payload) set.labels.push_back(std::to_integer<std::int64_t>(label));
-  return set;
+  return ImageSet{.rows = shape[0],
+                  .row_shape = {shape.begin() + 1, shape.end()},
+                  .pixels = as_u8(pixels->payload),
+                  .labels = as_u8(classes->payload)};
 }
 
-Result<Table> read_table(std::span<const std::byte> csv, const std::string& target,
-                         const std::vector<std::string>& features) {
-  // Twice through the bytes: the first time tells what the columns are and that every cell is as it should be.
-  TableScan scan;
-  auto scanned = scan.push(csv).and_then([&] { return scan.finish(); });
-  if (!scanned) return std::unexpected(std::move(scanned).error());
-  const auto selection = select(scan.columns(), target, features);
+Result<Table> read_table(std::span<const std::byte> csv, const std::vector<Column>& columns, std::uint64_t rows,
+                         const std::string& target, const std::vector<std::string>& features) {
+  const auto selection = select(columns, target, features);
   if (!selection) return std::unexpected(selection.error());
+  // A cell takes two bytes at least, so a wrong number of rows cannot ask for more memory than the file justifies.
+  if (rows > csv.size() / (2 * columns.size())) {
+    return fail(Code::kInvalidArgument, std::format("{} rows wanted of a table of {} bytes", rows, csv.size()));
+  }
 
-  const Column& target_column = scan.columns()[selection->target];
+  const Column& target_column = columns[selection->target];
   Table table;
-  table.rows = static_cast<std::int64_t>(scan.rows());
   table.classes = target_column.categories;
-  for (const std::size_t i : selection->features) table.features.push_back(scan.columns()[i].name);
-  table.values.reserve(scan.rows() * selection->features.size());
-  table.target.reserve(scan.rows());
+  for (const std::size_t i : selection->features) table.features.push_back(columns[i].name);
+  table.values.reserve(rows * selection->features.size());
+  if (target_column.text) {
+    table.labels.reserve(rows);
+  } else {
+    table.target.reserve(rows);
+  }
 
-  CsvRows rows([&](std::uint64_t number, const std::vector<std::string>& cells) -> Result<void> {
-    if (number == 0) return {};
+  std::uint64_t found = 0;
+  CsvRows reader([&](std::uint64_t number, const std::vector<std::string>& cells) -> Result<void> {
+    if (cells.size() != columns.size()) {
+      return fail(Code::kInvalidArgument,
+                  std::format("row {} has {} cells, {} columns wanted", number, cells.size(), columns.size()));
+    }
+    if (number == 0) {
+      if (std::ranges::equal(cells, columns, {}, {}, &Column::name)) return {};
+      return fail(Code::kInvalidArgument, "the header names other columns than the data set's description");
+    }
+    if (number > rows) return fail(Code::kInvalidArgument, std::format("more than the {} rows wanted", rows));
+    found = number;
     for (const std::size_t i : selection->features) {
-      const auto value = parse_number(cells[i]);
+      const auto value = number_in(cells[i], number, columns[i]);
       if (!value) return std::unexpected(value.error());
-      table.values.push_back(static_cast<float>(*value));
+      table.values.push_back(*value);
     }
     const std::string& cell = cells[selection->target];
-    if (target_column.text) {
-      const auto at = std::ranges::lower_bound(table.classes, cell);
-      table.labels.push_back(at - table.classes.begin());
-      table.target.push_back(static_cast<float>(table.labels.back()));
+    if (!target_column.text) {
+      const auto value = number_in(cell, number, target_column);
+      if (!value) return std::unexpected(value.error());
+      table.target.push_back(*value);
       return {};
     }
-    const auto value = parse_number(cell);
-    if (!value) return std::unexpected(value.error());
-    table.target.push_back(static_cast<float>(*value));
+    const auto at = std::ranges::lower_bound(table.classes, cell);
+    if (at == table.classes.end() || *at != cell) {
+      return fail(Code::kInvalidArgument,
+                  std::format("row {}, column '{}' holds a text that is not among its {} categories", number,
+                              target_column.name, table.classes.size()));
+    }
+    table.labels.push_back(at - table.classes.begin());
     return {};
   });
-  auto read = rows.push(csv).and_then([&] { return rows.finish(); });
+  auto read = reader.push(csv).and_then([&] { return reader.finish(); });
   if (!read) return std::unexpected(std::move(read).error());
+  if (found != rows) return fail(Code::kInvalidArgument, std::format("{} rows, {} wanted", found, rows));
+  table.rows = static_cast<std::int64_t>(rows);
   return table;
 }
 

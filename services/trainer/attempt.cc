@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <format>
-#include <fstream>
 #include <new>
 #include <optional>
 #include <utility>
@@ -35,16 +34,6 @@ bool not_now(const Error& error) {
 std::unexpected<Failure> failure(std::string reason, const Error& error, bool retry = false) {
   std::string message = error.path.empty() ? error.message : error.path + ": " + error.message;
   return std::unexpected(Failure{std::move(reason), std::move(message), retry});
-}
-
-Result<std::vector<std::byte>> read_file(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in) return fail(Code::kDataLoss, std::format("cannot read '{}'", path.string()));
-  std::vector<std::byte> bytes(static_cast<std::size_t>(in.tellg()));
-  in.seekg(0);
-  in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-  if (!in) return fail(Code::kDataLoss, std::format("cannot read '{}'", path.string()));
-  return bytes;
 }
 
 // torch says "out of memory" in words only.
@@ -187,13 +176,16 @@ Attempt::Step<TrainingData> Attempt::fetch_data(const keras::JobSpec& spec) {
   }
   const auto& dataset = answer->items.front();
   if (auto fits = keras::check_against(spec, dataset); !fits) return failure("DATA_ERROR", fits.error());
+  // Before anything is downloaded or made.
+  const auto memory = settings_.memory_bytes > 0 ? settings_.memory_bytes : memory_left();
+  if (auto fits = check_memory(spec, data_bytes(spec, dataset), memory); !fits) return failure("OOM", fits.error());
   std::vector<DataFile> files;
   for (const auto& file : dataset.files) {
     auto path = until_answered([&] { return download_to_cache(registry_, file, settings_.work_dir / "datasets"); });
     if (!path) return failure(path.error().code == Code::kInternal ? "INTERNAL" : "DATA_ERROR", path.error(), true);
-    auto bytes = read_file(*path);
-    if (!bytes) return failure("DATA_ERROR", bytes.error(), true);
-    files.emplace_back(file.name, std::move(*bytes));
+    auto mapped = dataset::MappedFile::open(*path);
+    if (!mapped) return failure("DATA_ERROR", mapped.error(), true);
+    files.emplace_back(file.name, std::move(*mapped));
   }
   auto data = load_training_data(spec, dataset, files);
   if (!data) return failure("DATA_ERROR", data.error());
@@ -205,8 +197,6 @@ Attempt::Step<std::unique_ptr<Training>> Attempt::prepare() {
   auto spec = keras::parse_job(job.document);
   if (!spec) return failure("USER_ERROR", spec.error());
   spec->seed = job.seed;  // the registry's word: given to jobs that name none
-  const auto memory = settings_.memory_bytes > 0 ? settings_.memory_bytes : memory_left();
-  if (auto fits = check_memory(*spec, memory); !fits) return failure("OOM", fits.error());
   auto data = fetch_data(*spec);
   if (!data) return std::unexpected(std::move(data).error());
 
