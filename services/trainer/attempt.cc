@@ -13,7 +13,9 @@
 #include "lib/wire/blob_transfer.h"
 #include "services/trainer/memory_need.h"
 #include "services/trainer/metrics.h"
+#include "services/trainer/pace.h"
 #include "services/trainer/training.h"
+#include "services/trainer/upload_guard.h"
 
 namespace slipway::trainer {
 namespace {
@@ -23,7 +25,6 @@ using Clock = std::chrono::steady_clock;
 
 const Caller::Options kRead{.deadline = 10s, .repeat_after = 2s, .request_id = {}};
 const Caller::Options kWrite{.deadline = 10s, .repeat_after = 2s, .request_id = {}};
-constexpr auto kBetweenTries = 500ms;
 constexpr auto kBetweenWarnings = 30s;
 constexpr auto kFinalWords = 10s;  // for the last checkpoint and for giving the job back
 
@@ -31,9 +32,14 @@ bool not_now(const Error& error) {
   return error.code == Code::kUnavailable || error.code == Code::kDeadlineExceeded || error.code == Code::kOverloaded;
 }
 
-std::unexpected<Failure> failure(std::string reason, const Error& error, bool retry = false) {
-  std::string message = error.path.empty() ? error.message : error.path + ": " + error.message;
-  return std::unexpected(Failure{std::move(reason), std::move(message), retry});
+// What people are told is bounded: torch's messages may hold whole graphs.
+std::string shortened(std::string text) {
+  constexpr std::size_t kMost = 4096;
+  if (text.size() <= kMost) return text;
+  std::size_t end = kMost;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // between two characters
+  text.resize(end);
+  return text + "...";
 }
 
 // torch says "out of memory" in words only.
@@ -41,11 +47,21 @@ bool is_out_of_memory(std::string_view what) {
   return what.contains("can't allocate memory") || what.contains("not enough memory") || what.contains("out of memory");
 }
 
+std::unexpected<Failure> failure(std::string reason, const Error& error, bool retry = false) {
+  std::string message = error.path.empty() ? error.message : error.path + ": " + error.message;
+  return std::unexpected(Failure{std::move(reason), std::move(message), retry});
+}
+
+Failure thrown(std::string_view what) {
+  const bool memory = is_out_of_memory(what);
+  return {memory ? "OOM" : "INTERNAL", std::string(what), memory};
+}
+
 JobEvent event(std::string kind, std::string message, Progress progress = {}) {
   JobEvent e;
   e.kind = std::move(kind);
   e.state = JobState::kRunning;
-  e.message = std::move(message);
+  e.message = shortened(std::move(message));
   e.progress = std::move(progress);
   return e;
 }
@@ -78,14 +94,16 @@ void Attempt::release() {
 }
 
 void Attempt::pause(std::chrono::milliseconds time) {
+  constexpr std::chrono::milliseconds kLook = 250ms;  // the reporter learns of a lost lease without waking this thread
+  const auto until = Clock::now() + time;
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, time, [this] { return released_.load(); });
+  while (!interrupted() && Clock::now() < until) changed_.wait_until(lock, std::min(until, Clock::now() + kLook));
 }
 
 template <class Ask>
 auto Attempt::until_answered(Ask ask) -> decltype(ask()) {
   std::optional<Clock::time_point> warned;
-  for (;;) {
+  for (int failures = 1;; ++failures) {
     auto answer = ask();
     if (answer || !not_now(answer.error()) || interrupted()) return answer;
     if (const auto now = Clock::now(); !warned || now - *warned >= kBetweenWarnings) {
@@ -93,7 +111,7 @@ auto Attempt::until_answered(Ask ask) -> decltype(ask()) {
       spdlog::warn("attempt waits job={} code={} reason={}", order_.job.id.text(), code_name(answer.error().code),
                    log_value(answer.error().message));
     }
-    pause(kBetweenTries);
+    pause(std::max(pause_after(failures), answer.error().retry_after));
     if (interrupted()) return answer;
   }
 }
@@ -112,7 +130,7 @@ AttemptEnd Attempt::run() {
   settle_training_thread();
   const auto& job = order_.job;
   spdlog::info("attempt started job={} attempt={} epoch={} request_id={}", job.id.text(), job.attempt,
-               order_.lease.epoch, job.request_id);
+               order_.lease.epoch, log_value(job.request_id));
   reporter_ = std::make_unique<LeaseReporter>(registry_, order_.lease, job.request_id);
   std::expected<AttemptEnd, Failure> result;
   try {
@@ -120,11 +138,11 @@ AttemptEnd Attempt::run() {
   } catch (const std::bad_alloc&) {
     result = std::unexpected(Failure{"OOM", "out of memory", true});
   } catch (const c10::Error& e) {
-    const bool memory = is_out_of_memory(e.what());
-    result = std::unexpected(Failure{memory ? "OOM" : "INTERNAL", e.what_without_backtrace(), memory});
+    result = std::unexpected(thrown(e.what_without_backtrace()));
   } catch (const std::exception& e) {
-    const bool memory = is_out_of_memory(e.what());
-    result = std::unexpected(Failure{memory ? "OOM" : "INTERNAL", e.what(), memory});
+    result = std::unexpected(thrown(e.what()));
+  } catch (...) {
+    result = std::unexpected(thrown("something that is no exception was thrown"));
   }
   // What stopped the attempt from outside counts more than what failed because of it.
   if (!result && interrupted()) result = interruption();
@@ -148,9 +166,9 @@ AttemptEnd Attempt::run() {
 void Attempt::end(msg::Outcome outcome, const Failure& failure, std::chrono::milliseconds limit) {
   reporter_->flush(2s);
   const auto begun = Clock::now();
-  for (;;) {
-    auto answer = registry_.call_and_wait(
-        msg::EndAttempt{order_.lease, outcome, failure.reason, failure.message, failure.retry}, {}, kWrite);
+  const msg::EndAttempt words{order_.lease, outcome, failure.reason, shortened(failure.message), failure.retry};
+  for (int failures = 1;; ++failures) {
+    auto answer = registry_.call_and_wait(words, {}, kWrite);
     if (answer || reporter_->lost()) return;
     spdlog::warn("end of attempt not taken job={} code={} reason={}", order_.job.id.text(),
                  code_name(answer.error().code), log_value(answer.error().message));
@@ -158,7 +176,9 @@ void Attempt::end(msg::Outcome outcome, const Failure& failure, std::chrono::mil
     // A trainer that is going away leaves the rest to the lease's end.
     if (released_ && Clock::now() - begun > std::min<std::chrono::milliseconds>(limit, kFinalWords)) return;
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, kBetweenTries, [] { return false; });
+    // Longer waits end where a stop begins; from then on only the short ones are left time for.
+    const auto wait = released_ ? pause_after(1) : pause_after(failures);
+    changed_.wait_for(lock, wait, [&, before = released_.load()] { return released_ != before; });
   }
 }
 
@@ -197,6 +217,7 @@ Attempt::Step<std::unique_ptr<Training>> Attempt::prepare() {
   auto spec = keras::parse_job(job.document);
   if (!spec) return failure("USER_ERROR", spec.error());
   spec->seed = job.seed;  // the registry's word: given to jobs that name none
+  if (auto few = check_class_count(*spec); !few) return failure("USER_ERROR", few.error());
   auto data = fetch_data(*spec);
   if (!data) return std::unexpected(std::move(data).error());
 
@@ -224,10 +245,12 @@ Attempt::Step<std::unique_ptr<Training>> Attempt::prepare() {
 
 Observer Attempt::observer(Training& training, CheckpointWriter& writer, std::chrono::duration<double> every) {
   Observer observer;
-  observer.keep_going = [this, &training, &writer, every, last = Clock::now()]() mutable {
+  observer.keep_going = [this, &training, &writer, every, last = Clock::now(), first = true]() mutable {
     if (interrupted()) return false;
-    if (const auto now = Clock::now(); now - last >= every && !writer.busy()) {
+    const auto now = Clock::now();
+    if (now - last >= checkpoint_pause(every, first, checkpoints_refused_) && !writer.busy()) {
       last = now;
+      first = false;
       writer.submit(training.snapshot());
     }
     return true;
@@ -264,9 +287,9 @@ std::expected<AttemptEnd, Failure> Attempt::train() {
   Ending ending;
   {
     CheckpointWriter writer(registry_, order_.lease, [this](const Result<void>& result) {
-      if (result) {
-        reporter_->add(event("checkpoint", {}));
-      } else if (result.error().code == Code::kConflict) {
+      checkpoints_refused_ = result ? 0 : checkpoints_refused_ + 1;
+      if (result) return;  // the registry tells of it
+      if (result.error().code == Code::kConflict) {
         reporter_->mark_lost();
       } else {
         spdlog::warn("checkpoint not taken job={} code={} reason={}", order_.job.id.text(),
@@ -286,9 +309,7 @@ std::expected<AttemptEnd, Failure> Attempt::train() {
   const auto why = interruption();
   if (why == AttemptEnd::kReleased) {
     const auto saved = commit_checkpoint(registry_, order_.lease, training.snapshot());
-    if (saved) {
-      reporter_->add(event("checkpoint", "before the trainer stops"));
-    } else {
+    if (!saved) {
       spdlog::warn("last checkpoint not taken job={} code={} reason={}", order_.job.id.text(),
                    code_name(saved.error().code), log_value(saved.error().message));
     }
@@ -303,17 +324,20 @@ std::expected<AttemptEnd, Failure> Attempt::publish(Training& training) {
   const auto signature = training.signature();
   reporter_->flush(2s);  // what comes after the version would find the job ended
   // An upload does not outlive the registry, so a publish that finds it gone sends the bytes again.
-  for (;;) {
+  for (int failures = 1;; ++failures) {
     auto done = until_answered([&]() -> Result<msg::Versions> {
       const auto upload = open_upload(registry_);
       if (!upload) return std::unexpected(upload.error());
+      UploadGuard guard(registry_, *upload);
       if (auto sent = upload_file(registry_, *upload, "model.pt", std::as_bytes(std::span(module))); !sent) {
         return std::unexpected(std::move(sent).error());
       }
-      return until_answered([&] {
+      auto published = until_answered([&] {
         return Caller::as<msg::Versions>(
             registry_.call_and_wait(msg::Publish{order_.lease, *upload, signature, metrics}, {}, kWrite));
       });
+      if (published) guard.taken();
+      return published;
     });
     if (done) {
       if (!done->items.empty()) {
@@ -328,7 +352,7 @@ std::expected<AttemptEnd, Failure> Attempt::publish(Training& training) {
     }
     if (interrupted()) return std::unexpected(Failure{"INTERNAL", done.error().message, true});
     if (done.error().code != Code::kNotFound) return failure("INTERNAL", done.error(), true);
-    pause(kBetweenTries);
+    pause(pause_after(failures));
   }
 }
 

@@ -64,6 +64,7 @@ class Attempt {
   const AttemptSettings settings_;
   std::unique_ptr<LeaseReporter> reporter_;
   std::atomic<bool> released_{false};
+  std::atomic<int> checkpoints_refused_{0};  // in a row
   std::mutex mutex_;
   std::condition_variable changed_;
 };

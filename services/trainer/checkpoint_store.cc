@@ -1,10 +1,15 @@
 #include "services/trainer/checkpoint_store.h"
 
-#include <algorithm>
+#include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <exception>
+
+#include "lib/base/log.h"
 #include "lib/wire/blob_transfer.h"
 #include "services/trainer/metrics.h"
 #include "services/trainer/safetensors.h"
+#include "services/trainer/upload_guard.h"
 
 namespace slipway::trainer {
 namespace {
@@ -22,11 +27,13 @@ Result<void> commit_checkpoint(Caller& registry, const Lease& lease, const Snaps
   if (!tensors) return std::unexpected(tensors.error());
   const auto upload = open_upload(registry);
   if (!upload) return std::unexpected(upload.error());
+  UploadGuard guard(registry, *upload);
   if (auto sent = upload_file(registry, *upload, kStateFile, std::as_bytes(std::span(snapshot.state))); !sent)
     return sent;
   if (auto sent = upload_file(registry, *upload, kTensorFile, *tensors); !sent) return sent;
   auto answer = Caller::as<msg::Ok>(registry.call_and_wait(msg::CommitCheckpoint{lease, *upload}, {}, kCall));
   if (!answer) return std::unexpected(std::move(answer).error());
+  guard.taken();
   return {};
 }
 
@@ -81,6 +88,16 @@ void CheckpointWriter::wait() {
   changed_.wait(lock, [this] { return !busy_; });
 }
 
+// Nothing that is thrown here may end the process: training goes on without this checkpoint.
+Result<void> CheckpointWriter::commit(const Snapshot& snapshot) {
+  try {
+    return commit_checkpoint(registry_, lease_, snapshot);
+  } catch (const std::exception& e) {
+    spdlog::error("checkpoint failed job={} reason={}", lease_.job.text(), log_value(e.what()));
+    return fail(Code::kInternal, e.what());
+  }
+}
+
 void CheckpointWriter::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -90,7 +107,7 @@ void CheckpointWriter::run() {
     next_.reset();
     lock.unlock();
     const auto begun = std::chrono::steady_clock::now();
-    const auto result = commit_checkpoint(registry_, lease_, snapshot);
+    const auto result = commit(snapshot);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
     metrics().checkpoint_time.Observe(took.count());
     metrics().checkpoints.Add({{"result", result ? "ok" : std::string(code_name(result.error().code))}}).Increment();

@@ -12,7 +12,7 @@
 
 namespace slipway::trainer {
 
-// Writes, uploads and commits a snapshot; waits for the registry.
+// Writes, uploads and commits a snapshot; waits for the registry. Nothing is left open there when it fails.
 // Errors: kConflict (the lease is lost), kUnavailable, kDeadlineExceeded, and what the registry says.
 [[nodiscard]] Result<void> commit_checkpoint(Caller& registry, const Lease& lease, const Snapshot& snapshot);
 
@@ -23,7 +23,7 @@ namespace slipway::trainer {
 // Life: the destructor waits for a commit that is under way. Threads: any.
 class CheckpointWriter {
  public:
-  // `done` is called in the writer's thread after each.
+  // `done` is called in the writer's thread after each; it must not throw.
   using Done = std::function<void(const Result<void>&)>;
   CheckpointWriter(Caller& registry, Lease lease, Done done);
   ~CheckpointWriter();
@@ -36,6 +36,7 @@ class CheckpointWriter {
 
  private:
   void run();
+  [[nodiscard]] Result<void> commit(const Snapshot& snapshot);
 
   Caller& registry_;
   const Lease lease_;

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "lib/base/log.h"
@@ -13,9 +14,16 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kBetweenReports = 250ms;  // at least, when there is much to tell
+constexpr std::chrono::milliseconds kBetweenReports = 250ms;  // at least, when there is much to tell
+constexpr std::chrono::milliseconds kAfterFailure = 500ms;
+constexpr std::chrono::milliseconds kLeastLease = 100ms;  // a shorter one would be renewed all the time
 constexpr std::size_t kMaxWaiting = 10'000;
 constexpr std::size_t kMaxInOneReport = 256;
+
+// Telling it again would change nothing.
+bool never_taken(const Error& error) {
+  return error.code == Code::kInvalidArgument || error.code == Code::kTooLarge || error.code == Code::kUnsupported;
+}
 
 }  // namespace
 
@@ -23,7 +31,7 @@ LeaseReporter::LeaseReporter(Caller& registry, Lease lease, std::string request_
     : registry_(registry),
       lease_(std::move(lease)),
       request_id_(std::move(request_id)),
-      lease_time_(std::max<std::uint32_t>(lease_.duration_ms, 1)),
+      lease_time_(std::max(std::chrono::milliseconds(lease_.duration_ms), kLeastLease)),
       thread_([this] { run(); }) {}
 
 LeaseReporter::~LeaseReporter() {
@@ -59,52 +67,65 @@ void LeaseReporter::mark_lost() {
 
 std::chrono::milliseconds LeaseReporter::interval() const {
   // A report takes time of its own, so a quarter keeps within the third that is asked for.
-  return std::max<std::chrono::milliseconds>(lease_time_ / 4, 1ms);
+  return lease_time_ / 4;
 }
 
 void LeaseReporter::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_ && !lost_) {
-    if (!unanswered_) {
-      report_.clear();
-      while (!waiting_.empty() && report_.size() < kMaxInOneReport) {
-        report_.push_back(std::move(waiting_.front()));
-        waiting_.pop_front();
-      }
+    try {
+      report(lock);
+    } catch (const std::exception& e) {
+      // The lease must not end with this thread: whatever went wrong may go better the next time.
+      spdlog::error("report failed job={} reason={}", lease_.job.text(), log_value(e.what()));
+      if (!lock.owns_lock()) lock.lock();
+      changed_.wait_for(lock, kAfterFailure, [this] { return stopping_ || lost_; });
     }
-    unanswered_ = true;
-    msg::ReportJob report{lease_, report_};
-    const auto deadline = std::max<std::chrono::milliseconds>(interval(), 500ms);
-    lock.unlock();
-    const auto sent = std::chrono::steady_clock::now();
-    auto answer = Caller::as<msg::JobOrders>(registry_.call_and_wait(
-        std::move(report), {}, {.deadline = deadline, .repeat_after = {}, .request_id = request_id_}));
-    lock.lock();
-    unanswered_ = false;
-    std::chrono::milliseconds pause = interval();
-    if (answer) {
-      if (answer->cancel) cancelled_ = true;
-      if (answer->lease_ms > 0) lease_time_ = std::chrono::milliseconds(answer->lease_ms);
-      pause = interval();
-    } else if (answer.error().code == Code::kConflict || answer.error().code == Code::kNotFound) {
-      spdlog::warn("lease lost job={} reason={}", lease_.job.text(), log_value(answer.error().message));
-      lost_ = true;
-    } else {
-      metrics().failed_reports.Increment();
-      spdlog::warn("report not taken job={} code={} reason={}", lease_.job.text(), code_name(answer.error().code),
-                   log_value(answer.error().message));
-      unanswered_ = true;
-      pause = std::min(pause, std::chrono::milliseconds(500ms));
-      changed_.notify_all();
-      changed_.wait_until(lock, sent + pause, [this] { return stopping_ || lost_; });
-      continue;
+  }
+}
+
+void LeaseReporter::report(std::unique_lock<std::mutex>& lock) {
+  if (!unanswered_) {
+    report_.clear();
+    while (!waiting_.empty() && report_.size() < kMaxInOneReport) {
+      report_.push_back(std::move(waiting_.front()));
+      waiting_.pop_front();
+    }
+    if (!report_.empty()) ++number_;
+  }
+  unanswered_ = true;
+  msg::ReportJob report{lease_, report_, report_.empty() ? 0 : number_};
+  const auto deadline = std::max<std::chrono::milliseconds>(interval(), 500ms);
+  lock.unlock();
+  const auto sent = std::chrono::steady_clock::now();
+  auto answer = Caller::as<msg::JobOrders>(registry_.call_and_wait(
+      std::move(report), {}, {.deadline = deadline, .repeat_after = {}, .request_id = request_id_}));
+  lock.lock();
+  if (answer) {
+    if (answer->cancel) cancelled_ = true;
+    if (answer->lease_ms > 0) lease_time_ = std::max(std::chrono::milliseconds(answer->lease_ms), kLeastLease);
+  } else if (answer.error().code == Code::kConflict || answer.error().code == Code::kNotFound) {
+    spdlog::warn("lease lost job={} reason={}", lease_.job.text(), log_value(answer.error().message));
+    lost_ = true;
+  } else {
+    metrics().failed_reports.Increment();
+    spdlog::warn("report not taken job={} code={} reason={}", lease_.job.text(), code_name(answer.error().code),
+                 log_value(answer.error().message));
+    if (never_taken(answer.error()) && !report_.empty()) {
+      // It was refused for what it says, so it has not counted: the next one has its number.
+      report_.clear();
+      --number_;
     }
     changed_.notify_all();
-    if (waiting_.size() >= kMaxInOneReport) continue;  // more than one report can hold
-    changed_.wait_until(lock, sent + std::min(pause, std::chrono::milliseconds(kBetweenReports)),
-                        [this] { return stopping_ || lost_; });
-    changed_.wait_until(lock, sent + pause, [this] { return stopping_ || lost_ || !waiting_.empty(); });
+    changed_.wait_until(lock, sent + std::min(interval(), kAfterFailure), [this] { return stopping_ || lost_; });
+    return;
   }
+  unanswered_ = false;
+  changed_.notify_all();
+  if (waiting_.size() >= kMaxInOneReport) return;  // more than one report can hold
+  const auto pause = interval();
+  changed_.wait_until(lock, sent + std::min(pause, kBetweenReports), [this] { return stopping_ || lost_; });
+  changed_.wait_until(lock, sent + pause, [this] { return stopping_ || lost_ || !waiting_.empty(); });
 }
 
 }  // namespace slipway::trainer

@@ -1,8 +1,11 @@
-// Keeps a job's lease alive and tells the registry what happens, from a thread that does not compute.
+// Keeps a job's lease alive and tells the registry what happens, from a thread that does not compute. Reports with
+// events are numbered densely from 1, and one that was not answered is told again under its number: the registry takes
+// it once.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <mutex>
 #include <string>
@@ -34,6 +37,7 @@ class LeaseReporter {
 
  private:
   void run();
+  void report(std::unique_lock<std::mutex>& lock);  // one, and the wait for the next
   // How the next report is to be made, given what is waiting.
   [[nodiscard]] std::chrono::milliseconds interval() const;
 
@@ -47,6 +51,7 @@ class LeaseReporter {
   std::condition_variable changed_;
   std::deque<JobEvent> waiting_;
   std::vector<JobEvent> report_;  // sent, and told again as it is until it is answered: it may have been taken
+  std::uint64_t number_ = 0;      // of the last report with events
   bool unanswered_ = false;
   bool stopping_ = false;
   std::chrono::milliseconds lease_time_;

@@ -34,7 +34,7 @@ int main(int argc, char** argv) {
   options.add("threads", threads, "Threads that one operator may use; 0: cores. Small models use one")
       ->check(CLI::Range(0, 1024));
   options.add("checkpoint-seconds", checkpoint_seconds, "Time between checkpoints of jobs that name none")
-      ->check(CLI::Range(0.01, 86400.0));
+      ->check(CLI::Range(0.1, 86400.0));
   options.add("memory-mib", memory_mib, "Memory that a job may take, in MiB; 0: what is left when it begins");
   options.add("drain-seconds", drain_seconds, "Time to checkpoint and give a job back at SIGTERM")
       ->check(CLI::NonNegativeNumber);
@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
     return exit_with(started.error());
   }
   server_options.release = settings.release_id;
+  server_options.cluster_secret = settings.cluster_secret;
   server_options.attempt.work_dir = std::filesystem::absolute(work_dir);
   server_options.attempt.threads = threads > 0 ? threads : usable_cores();
   server_options.attempt.checkpoint_every = std::chrono::duration<double>(checkpoint_seconds);

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <format>
 #include <mutex>
 #include <optional>
@@ -68,13 +69,27 @@ struct TrainerServer::State {
     return beat;
   }
 
-  // Bus thread.
+  // Bus thread, which must not end by what a message makes go wrong.
   void on_request(Incoming incoming) {
+    try {
+      take(incoming);
+    } catch (const std::exception& e) {
+      spdlog::error("request failed reason={}", log_value(e.what()));
+      answer(incoming, to_message(Error{.code = Code::kInternal, .message = e.what(), .path = {}}));
+    }
+  }
+
+  void take(Incoming& incoming) {
     auto* order = std::get_if<msg::RunJob>(&incoming.message.envelope.body);
     if (order == nullptr) {
       if (std::holds_alternative<msg::Cancel>(incoming.message.envelope.body)) return;
       answer(incoming,
              to_message(Error{.code = Code::kUnsupported, .message = "a trainer only runs jobs", .path = {}}));
+      return;
+    }
+    if (order->job.id.empty() || order->lease.job != order->job.id) {
+      answer(incoming,
+             to_message(Error{.code = Code::kInvalidArgument, .message = "a job without its lease", .path = {}}));
       return;
     }
     std::optional<Error> refused;
@@ -101,26 +116,39 @@ struct TrainerServer::State {
   }
 
   void run() {
-    std::unique_lock lock(mutex);
     for (;;) {
-      changed.wait(lock, [this] { return next || draining; });
-      if (!next) break;
-      attempt = std::make_unique<Attempt>(*registry, std::move(*next), options.attempt);
-      next.reset();
-      if (draining) attempt->release();
-      lock.unlock();
+      Attempt* current = nullptr;
+      {
+        std::unique_lock lock(mutex);
+        changed.wait(lock, [this] { return next || draining; });
+        if (!next) break;
+        attempt = std::make_unique<Attempt>(*registry, std::move(*next), options.attempt);
+        current = attempt.get();
+        next.reset();
+        if (draining) current->release();
+      }
       metrics().busy.Set(1);
-      (void)attempt->run();  // it has told the registry and the log
+      run(*current);
       metrics().busy.Set(0);
-      lock.lock();
-      attempt.reset();
-      running.reset();
-      lock.unlock();
+      {
+        const std::lock_guard lock(mutex);
+        attempt.reset();
+        running.reset();
+      }
       announce();
-      lock.lock();
     }
+    const std::lock_guard lock(mutex);
     ended = true;
     changed.notify_all();
+  }
+
+  // What goes wrong while an attempt trains it tells the registry itself; beyond that its lease is left to run out.
+  static void run(Attempt& attempt) {
+    try {
+      (void)attempt.run();  // it has told the registry and the log
+    } catch (const std::exception& e) {
+      spdlog::error("attempt broke off reason={}", log_value(e.what()));
+    }
   }
 };
 
@@ -129,7 +157,7 @@ Result<std::unique_ptr<TrainerServer>> TrainerServer::start(Options options) {
   auto* s = state.get();
   sweep_partial_downloads(s->options.attempt.work_dir / "datasets");
   metrics().busy.Set(0);  // shows the trainer's metrics from the start on
-  s->registry = std::make_unique<Caller>(s->bus, s->options.registry);
+  s->registry = std::make_unique<Caller>(s->bus, s->options.registry, s->options.cluster_secret);
   s->trainer = std::thread([s] { s->run(); });
   msg::Hello hello;
   hello.release = s->options.release;
@@ -138,7 +166,7 @@ Result<std::unique_ptr<TrainerServer>> TrainerServer::start(Options options) {
   hello.host = host_name();
   s->link = std::make_unique<WorkerLink>(
       s->bus, hello, s->options.gateways, [s] { return s->heartbeat(); },
-      [s](Incoming incoming) { s->on_request(std::move(incoming)); });
+      [s](Incoming incoming) { s->on_request(std::move(incoming)); }, s->options.cluster_secret);
   s->linked = true;
   return std::unique_ptr<TrainerServer>(new TrainerServer(std::move(state)));
 }

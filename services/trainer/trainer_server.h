@@ -18,6 +18,7 @@ class TrainerServer {
     std::vector<std::string> gateways;  // host:port
     std::string registry;               // host:port
     std::string release;
+    std::string cluster_secret;  // shown to gateways and registry; empty: none
     AttemptSettings attempt;
   };
 

@@ -73,8 +73,11 @@ Result<void> copy_into(const NamedTensors& to, const NamedTensors& from, const c
 
 }  // namespace
 
-std::int64_t training_rows(std::int64_t rows, double validation_split) {
-  return static_cast<std::int64_t>(std::floor(static_cast<double>(rows) * (1.0 - validation_split)));
+Result<void> check_class_count(const keras::JobSpec& spec) {
+  const auto& shape = spec.architecture.output_shape();
+  if (!keras::is_classification(spec.loss) || shape.empty() || shape.back() <= kMaxClasses) return {};
+  return fail_at("$.model", Code::kInvalidArgument,
+                 std::format("the model tells {} classes apart, at most {}", shape.back(), kMaxClasses));
 }
 
 void settle_training_thread() {
@@ -125,8 +128,10 @@ Result<void> Training::prepare(const TrainingData& data) {
   settle_training_thread();
   at::set_num_threads(threads_);
   auto& architecture = spec_.architecture;
+  if (auto few = check_class_count(spec_); !few) return few;
   const std::int64_t rows = data.x.size(0);
-  const std::int64_t split = training_rows(rows, spec_.fit.validation_split);
+  const auto split =
+      static_cast<std::int64_t>(keras::training_rows(static_cast<std::uint64_t>(rows), spec_.fit.validation_split));
   if (split == 0 || (spec_.fit.validation_split > 0 && split == rows)) {
     return fail_at("$.fit.validation_split", Code::kInvalidArgument,
                    std::format("{} rows, {} of them for training", rows, split));
@@ -349,9 +354,7 @@ Signature Training::signature() const {
   signature.inputs = {{architecture.input_name, architecture.input_dtype, batched(architecture.input_shape)}};
   const auto& last = architecture.layers.empty() ? architecture.input_name : architecture.layers.back().name;
   signature.outputs = {{last, DType::kF32, batched(architecture.output_shape())}};
-  using Kind = keras::Loss::Kind;
-  const bool values = spec_.loss.kind == Kind::kMeanSquaredError || spec_.loss.kind == Kind::kMeanAbsoluteError;
-  if (!values) {
+  if (keras::is_classification(spec_.loss)) {
     signature.logits = spec_.loss.from_logits;
     // One name for each output; a lone sigmoid tells two classes apart.
     const auto& shape = architecture.output_shape();

@@ -47,7 +47,8 @@ class Training {
  public:
   // The first `validation_split` end of `data` is held back as Keras does. `threads` is the most that one operator may
   // use; small models take one. `identity` says which job and data this is and must match on resume.
-  // Errors: kInvalidArgument (data that does not fit, an empty training or validation set), kInternal (no module).
+  // Errors: kInvalidArgument (data that does not fit, an empty training or validation set, more than kMaxClasses),
+  // kInternal (no module).
   [[nodiscard]] static Result<std::unique_ptr<Training>> start(keras::JobSpec spec, const TrainingData& data,
                                                                int threads, std::string identity);
 
@@ -137,7 +138,10 @@ void settle_training_thread();
 // The number of threads worth using for batches of this size: at most `limit`, one when a step is too small to share.
 [[nodiscard]] int worthwhile_threads(const keras::Architecture& architecture, std::int64_t batch_rows, int limit);
 
-// The training rows of `rows` under Keras' validation_split: the first floor(rows * (1 - split)).
-[[nodiscard]] std::int64_t training_rows(std::int64_t rows, double validation_split);
+// The most outputs of a classifier: their names travel in its signature.
+inline constexpr std::int64_t kMaxClasses = 100'000;
+
+// Errors: kInvalidArgument (more).
+[[nodiscard]] Result<void> check_class_count(const keras::JobSpec& spec);
 
 }  // namespace slipway::trainer

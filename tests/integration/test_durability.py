@@ -56,12 +56,13 @@ def unbroken(cluster):
     return weights_digest(cluster, "unbroken", 1)
 
 
-def wait_in_the_middle(cluster, job, checkpoints=1):
-    """Until the job has committed its n-th checkpoint."""
+def wait_in_the_middle(cluster, job, attempt=1):
+    """Until the job's n-th attempt has committed a checkpoint."""
+    begun = 0
     for _, kind, event in cluster.events(job):
         assert event["state"] not in TERMINAL, f"too late to disturb it: {event}"
-        checkpoints -= kind == "checkpoint"
-        if checkpoints == 0:
+        begun += kind == "state" and event["state"] == "STARTING"
+        if kind == "checkpoint" and begun == attempt:
             return
     raise AssertionError("the events ended before the checkpoint")
 
@@ -70,14 +71,17 @@ def test_a_killed_trainer_ends_in_the_same_weights(start, unbroken):
     cluster = start("--registry-arg=--lease-seconds=1")
     put_data(cluster)
     job = cluster.submit(long_job("broken"))
-    for number in (1, 3):
-        wait_in_the_middle(cluster, job, number)
+    for attempt in (1, 2):
+        wait_in_the_middle(cluster, job, attempt)
         pid = cluster.kill("trainer")
         cluster.wait_restarted("trainer", pid)
     done = cluster.wait_job(job)
     assert done["state"] == "SUCCEEDED", done
     assert done["attempt"] == 3, "both kills must have cost an attempt"
     assert done["version"] == 1
+    # Told by the registry, once each.
+    told = [event["message"] for _, kind, event in cluster.events(job) if kind == "checkpoint"]
+    assert told == [f"checkpoint {n}" for n in range(1, len(told) + 1)], told
     assert weights_digest(cluster, "broken", 1) == unbroken
 
 

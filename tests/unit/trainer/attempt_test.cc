@@ -1,6 +1,8 @@
 #include "services/trainer/attempt.h"
 
 #include <gmock/gmock.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 #include <torch/script.h>
 
 #include <filesystem>
@@ -38,6 +40,8 @@ std::string document(int epochs, double rate = 0.01) {
 
 class Attempts : public testing::Test {
  protected:
+  static constexpr const char* kToken = "5ec2e7a95ec2e7a95ec2e7a95ec2e7a9";
+
   Attempts() : folder_(std::filesystem::temp_directory_path() / ("slipway-attempt-" + random_hex())) {
     std::string csv = "a,b,y\n";
     for (int i = 0; i < 40; ++i) csv += std::format("{},{},{}\n", i % 7, i % 5, (i % 7) - 2 * (i % 5));
@@ -66,7 +70,7 @@ class Attempts : public testing::Test {
     order.job.dataset_version = 1;
     order.job.seed = 3;
     order.job.attempt = 1;
-    order.lease = {JobId("j1"), 1, WorkerId("w"), 2000};
+    order.lease = {JobId("j1"), 1, WorkerId("w"), 2000, kToken};
     return order;
   }
   std::unique_ptr<Attempt> attempt(const std::string& text, double checkpoint_seconds = 1000,
@@ -107,7 +111,7 @@ TEST_F(Attempts, EndInAPublishedVersion) {
 }
 
 TEST_F(Attempts, ReleasedOnesLeaveACheckpointFromWhichTheNextEndsTheSame) {
-  const auto text = document(600);
+  const auto text = document(2000);  // longer than the least time between checkpoints
   EXPECT_EQ(attempt(text)->run(), AttemptEnd::kPublished);
   const auto whole = published_weights();
 
@@ -117,6 +121,8 @@ TEST_F(Attempts, ReleasedOnesLeaveACheckpointFromWhichTheNextEndsTheSame) {
   ASSERT_EQ(registry_.ended.size(), 1u);
   EXPECT_EQ(registry_.ended[0].outcome, msg::Outcome::kReleased);
   EXPECT_GE(registry_.checkpoints, 2);  // the one on the way and the last one
+  EXPECT_EQ(std::ranges::count(registry_.events, "checkpoint", &JobEvent::kind), registry_.checkpoints);
+  EXPECT_EQ(registry_.open_uploads(), 0u);
   EXPECT_EQ(registry_.published.size(), 1u);
 
   registry_.on_checkpoint = {};
@@ -153,6 +159,83 @@ TEST_F(Attempts, PublishUntilThereIsAnAnswer) {
   EXPECT_EQ(registry_.published.size(), 1u);
 }
 
+TEST_F(Attempts, AFailedUploadIsGivenUpAndTriedAgainWithPauses) {
+  registry_.refuse_parts = 2;
+  EXPECT_EQ(attempt(document(1))->run(), AttemptEnd::kPublished);
+  EXPECT_EQ(registry_.opened, 3);
+  EXPECT_EQ(registry_.open_uploads(), 0u);
+}
+
+TEST_F(Attempts, ACheckpointThatIsNotTakenLeavesNoUploadOpen) {
+  registry_.unready_for_checkpoints = 1;
+  Snapshot snapshot;
+  snapshot.state = "{}";
+  const auto lease = order("").lease;
+  EXPECT_EQ(commit_checkpoint(caller_, lease, snapshot).error().code, Code::kUnavailable);
+  // Answers come in order, so the registry has heard of the end of the first upload when it answers the second.
+  EXPECT_TRUE(commit_checkpoint(caller_, lease, snapshot));
+  EXPECT_EQ(registry_.opened, 2);
+  EXPECT_EQ(registry_.open_uploads(), 0u);
+}
+
+TEST_F(Attempts, ShowTheLeasesTokenWithEveryCallAndNowhereElse) {
+  std::ostringstream log;
+  const auto usual = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  auto first = attempt(document(2000), 0.1);
+  registry_.on_checkpoint = [&first] { first->release(); };
+  EXPECT_EQ(first->run(), AttemptEnd::kReleased);
+  registry_.on_checkpoint = {};
+  EXPECT_EQ(attempt(document(1))->run(), AttemptEnd::kPublished);
+  spdlog::set_default_logger(usual);
+
+  EXPECT_GE(registry_.leases.size(), 4u);  // a report, a checkpoint, an end, a publish
+  for (const auto& lease : registry_.leases) EXPECT_EQ(lease, order("").lease);
+  EXPECT_THAT(log.str(), testing::HasSubstr("attempt started"));
+  EXPECT_THAT(log.str(), testing::Not(testing::HasSubstr(kToken)));
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_)) {
+    if (!entry.is_regular_file()) continue;
+    std::ifstream in(entry.path(), std::ios::binary);
+    EXPECT_THAT(std::string(std::istreambuf_iterator<char>(in), {}), testing::Not(testing::HasSubstr(kToken)));
+  }
+}
+
+TEST_F(Attempts, TheRequestsIdCannotForgeALineOfTheLog) {
+  std::ostringstream log;
+  const auto usual = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  auto hostile = order(document(1));
+  hostile.job.request_id = "a\nattempt ended job=j9";
+  EXPECT_EQ(Attempt(caller_, hostile, {folder_, 1, 1000s, 0}).run(), AttemptEnd::kPublished);
+  spdlog::set_default_logger(usual);
+  EXPECT_THAT(log.str(), testing::Not(testing::HasSubstr("\nattempt ended job=j9")));
+}
+
+// The record of the data set says that y is a class below 3, the file knows better: torch throws in the middle.
+TEST_F(Attempts, OneThatThrowsEndsAsInternalWithTheReason) {
+  registry_.dataset.columns[2].min = 0;
+  registry_.dataset.columns[2].max = 2;
+  auto text = document(1);
+  text.replace(text.find(R"("units": 1})"), 11, R"("units": 3, "activation": "softmax"})");
+  text.replace(text.find(R"("mse")"), 5, R"("sparse_categorical_crossentropy")");
+  EXPECT_EQ(attempt(text)->run(), AttemptEnd::kFailed);
+  ASSERT_EQ(registry_.ended.size(), 1u);
+  EXPECT_EQ(registry_.ended[0].reason, "INTERNAL");
+  EXPECT_THAT(registry_.ended[0].message, testing::HasSubstr("out of bounds"));
+}
+
+TEST_F(Attempts, MoreClassesThanASignatureHoldsAreTheUsersToMend) {
+  auto text = document(1);
+  text.replace(text.find(R"("units": 1})"), 11, R"("units": 100001, "activation": "softmax"})");
+  text.replace(text.find(R"("mse")"), 5, R"("sparse_categorical_crossentropy")");
+  EXPECT_EQ(attempt(text)->run(), AttemptEnd::kFailed);
+  ASSERT_EQ(registry_.ended.size(), 1u);
+  EXPECT_EQ(registry_.ended[0].reason, "USER_ERROR");
+  EXPECT_THAT(registry_.ended[0].message, testing::HasSubstr("100001 classes apart, at most 100000"));
+}
+
 TEST_F(Attempts, FailWithTheirReason) {
   EXPECT_EQ(attempt("{")->run(), AttemptEnd::kFailed);
   EXPECT_EQ(attempt(document(50, 1e30))->run(), AttemptEnd::kFailed);
@@ -169,12 +252,23 @@ TEST_F(Attempts, FailWithTheirReason) {
 }
 
 TEST_F(Attempts, AJobTooLargeForTheMemoryFailsBeforeItIsBuilt) {
-  EXPECT_EQ(attempt(document(1), 1000, 1000)->run(), AttemptEnd::kFailed);
+  EXPECT_EQ(attempt(document(1), 1000, 2000)->run(), AttemptEnd::kFailed);
   ASSERT_EQ(registry_.ended.size(), 1u);
   EXPECT_EQ(registry_.ended[0].reason, "OOM");
   EXPECT_FALSE(registry_.ended[0].retry);
   EXPECT_THAT(registry_.ended[0].message, testing::HasSubstr("33 parameters"));
   EXPECT_EQ(attempt(document(1), 1000, 10'000)->run(), AttemptEnd::kPublished);
+}
+
+TEST_F(Attempts, DataTooLargeForTheMemoryIsNotEvenDownloaded) {
+  registry_.dataset.size_bytes = std::uint64_t{5} << 30;
+  EXPECT_EQ(attempt(document(1), 1000, std::uint64_t{4} << 30)->run(), AttemptEnd::kFailed);
+  ASSERT_EQ(registry_.ended.size(), 1u);
+  EXPECT_EQ(registry_.ended[0].reason, "OOM");
+  EXPECT_FALSE(registry_.ended[0].retry);
+  EXPECT_THAT(registry_.ended[0].message,
+              testing::AllOf(testing::HasSubstr("its data 5.0 GiB"), testing::HasSubstr("4.0 GiB left")));
+  EXPECT_EQ(registry_.chunks_read, 0);
 }
 
 TEST_F(Attempts, ADamagedCheckpointIsAWarningAndANewStart) {
@@ -192,23 +286,25 @@ TEST_F(Attempts, ADiskThatTakesNothingEndsTheAttemptForAnotherTry) {
   EXPECT_TRUE(registry_.ended[0].retry);
 }
 
-TEST_F(Attempts, AReportIsToldAgainUnchangedUntilItIsAnswered) {
+TEST_F(Attempts, AReportIsToldAgainUnderItsNumberUntilItIsAnswered) {
   registry_.deaf_to_reports = 2;
-  JobEvent first;
-  first.kind = "epoch";
-  JobEvent second = first;
-  second.message = "came while the first was not answered";
+  JobEvent event;
+  event.kind = "epoch";
   LeaseReporter reporter(caller_, order("").lease, "");
-  reporter.add(first);
+  reporter.add(event);
   while (true) {
     const std::lock_guard lock(registry_.mutex);
     if (!registry_.events.empty()) break;
   }
-  reporter.add(second);
+  reporter.add(event);  // the same once more, and yet another
   reporter.flush(20s);
   const std::lock_guard lock(registry_.mutex);
-  std::erase_if(registry_.reports, [](const auto& events) { return events.empty(); });
-  EXPECT_EQ(registry_.reports, (std::vector<std::vector<JobEvent>>{{first}, {first}, {first}, {second}}));
+  std::vector<std::uint64_t> numbers;
+  for (const auto& report : registry_.reports) {
+    if (report.number > 0) numbers.push_back(report.number);
+  }
+  EXPECT_EQ(numbers, (std::vector<std::uint64_t>{1, 1, 1, 2}));
+  EXPECT_EQ(registry_.events, (std::vector<JobEvent>{event, event}));
 }
 
 TEST_F(Attempts, ReportEpochsInOrder) {
@@ -224,69 +320,138 @@ TEST_F(Attempts, ReportEpochsInOrder) {
   EXPECT_EQ(last, 4u);
 }
 
-// A gateway that welcomes, then orders two jobs.
-TEST_F(Attempts, AServerTakesOneJobAtATime) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::string peer;
-  std::vector<msg::Heartbeat> beats;
-  std::map<std::uint64_t, msg::Body> answers;
-  Bus gateway;
-  SocketId socket{};
-  const auto send = [&](msg::Body body, std::uint64_t correlation) {
+// A gateway that welcomes, and a trainer that has dialled it.
+class Servers : public Attempts {
+ protected:
+  Servers() {
+    auto bound = gateway_.bind_router("127.0.0.1:0", [this](Incoming in) { on_message(std::move(in)); });
+    EXPECT_TRUE(bound);
+    TrainerServer::Options options;
+    options.gateways = {"127.0.0.1:" + std::to_string(gateway_.port(*bound))};
+    options.registry = registry_.address();
+    options.cluster_secret = "sesame";
+    options.attempt.work_dir = folder_;
+    options.attempt.checkpoint_every = 1000s;
+    auto started = TrainerServer::start(std::move(options));
+    EXPECT_TRUE(started);
+    server_ = std::move(*started);
+    EXPECT_TRUE(wait([this] { return idle(); }));
+  }
+  ~Servers() override { gateway_.stop(); }
+
+  void send(msg::Body body, std::uint64_t correlation) {
     Message message;
     message.envelope.correlation = correlation;
     message.envelope.body = std::move(body);
-    gateway.send(socket, peer, std::move(message));
-  };
-  auto bound = gateway.bind_router("127.0.0.1:0", [&](Incoming in) {
-    const std::lock_guard lock(mutex);
+    (void)gateway_.send(socket_, peer_, std::move(message));
+  }
+  bool wait(const std::function<bool()>& condition) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, 20s, condition);
+  }
+  // Under the mutex.
+  [[nodiscard]] bool idle() const { return !beats_.empty() && beats_.back().credits == 1; }
+  [[nodiscard]] bool refused(std::uint64_t correlation, Code code) const {
+    const auto* error = std::get_if<msg::Error>(&answers_.at(correlation));
+    return error != nullptr && error->code == static_cast<std::uint8_t>(code);
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::string peer_, secret_;
+  std::vector<msg::Heartbeat> beats_;
+  std::map<std::uint64_t, msg::Body> answers_;
+  SocketId socket_{};
+  std::unique_ptr<TrainerServer> server_;
+  Bus gateway_;
+
+ private:
+  void on_message(Incoming in) {
+    const std::lock_guard lock(mutex_);
     auto& body = in.message.envelope.body;
     if (std::holds_alternative<msg::Hello>(body)) {
-      peer = in.peer;
-      socket = in.socket;
+      secret_ = in.message.envelope.secret;
+      peer_ = in.peer;
+      socket_ = in.socket;
       send(msg::Welcome{"g"}, 0);
     } else if (auto* beat = std::get_if<msg::Heartbeat>(&body)) {
-      beats.push_back(*beat);
+      beats_.push_back(*beat);
     } else {
-      answers[in.message.envelope.correlation] = std::move(body);
+      answers_[in.message.envelope.correlation] = std::move(body);
     }
-    changed.notify_all();
-  });
-  ASSERT_TRUE(bound);
-  const auto wait = [&](auto condition) {
-    std::unique_lock lock(mutex);
-    return changed.wait_for(lock, 20s, condition);
-  };
+    changed_.notify_all();
+  }
+};
 
-  TrainerServer::Options options;
-  options.gateways = {"127.0.0.1:" + std::to_string(gateway.port(*bound))};
-  options.registry = registry_.address();
-  options.attempt = {folder_, 1, 1000s};
-  auto server = TrainerServer::start(std::move(options));
-  ASSERT_TRUE(server);
-  ASSERT_TRUE(wait([&] { return !beats.empty() && beats.back().credits == 1; }));
-  EXPECT_EQ((*server)->not_ready(), "");
-
+TEST_F(Servers, TakeOneJobAtATime) {
+  EXPECT_EQ(server_->not_ready(), "");
   send(order(document(100'000)), 7);
-  ASSERT_TRUE(wait([&] { return answers.contains(7) && beats.back().credits == 0; }));
-  EXPECT_TRUE(std::holds_alternative<msg::Ok>(answers[7]));
+  ASSERT_TRUE(wait([&] { return answers_.contains(7) && beats_.back().credits == 0; }));
+  EXPECT_TRUE(std::holds_alternative<msg::Ok>(answers_[7]));
 
   auto second = order(document(1));
   second.lease.job = second.job.id = JobId("j2");
   send(second, 8);
   send(order(document(100'000)), 9);  // the first again: its answer was lost
   send(msg::Infer{}, 10);
-  ASSERT_TRUE(wait([&] { return answers.size() == 4; }));
-  EXPECT_EQ(std::get<msg::Error>(answers[8]).code, static_cast<std::uint8_t>(Code::kOverloaded));
-  EXPECT_TRUE(std::holds_alternative<msg::Ok>(answers[9]));
-  EXPECT_EQ(std::get<msg::Error>(answers[10]).code, static_cast<std::uint8_t>(Code::kUnsupported));
+  ASSERT_TRUE(wait([&] { return answers_.size() == 4; }));
+  EXPECT_TRUE(refused(8, Code::kOverloaded));
+  EXPECT_TRUE(std::holds_alternative<msg::Ok>(answers_[9]));
+  EXPECT_TRUE(refused(10, Code::kUnsupported));
 
-  EXPECT_TRUE((*server)->drain(20s));
-  EXPECT_EQ((*server)->not_ready(), "stopping");
+  EXPECT_TRUE(server_->drain(20s));
+  EXPECT_EQ(server_->not_ready(), "stopping");
   ASSERT_EQ(registry_.ended.size(), 1u);
   EXPECT_EQ(registry_.ended[0].outcome, msg::Outcome::kReleased);
   EXPECT_EQ(registry_.ended[0].lease.job, JobId("j1"));
+  EXPECT_EQ(secret_, "sesame");
+  EXPECT_EQ(registry_.secrets, std::set<std::string>{"sesame"});
+}
+
+template <std::size_t... I>
+std::vector<msg::Body> one_of_each(std::index_sequence<I...>) {
+  return {msg::Body(std::in_place_index<I>)...};
+}
+
+TEST_F(Servers, OutliveEveryKindOfMessageWithNothingInIt) {
+  std::uint64_t correlation = 100;
+  for (auto& body : one_of_each(std::make_index_sequence<std::variant_size_v<msg::Body>>())) {
+    send(body, 0);
+    send(std::move(body), ++correlation);
+  }
+  // Orders that lack one thing or another, or hold what this release does not know. One is answered once the attempt
+  // before it has ended.
+  const auto run = [&](msg::RunJob lacking) {
+    for (;;) {
+      const auto mine = ++correlation;
+      send(lacking, mine);
+      if (!wait([&] { return answers_.contains(mine); })) return;
+      const std::lock_guard lock(mutex_);
+      if (!refused(mine, Code::kOverloaded)) return;
+    }
+  };
+  auto lacking = order(document(1));
+  lacking.job.id = {};
+  run(lacking);
+  EXPECT_TRUE(refused(correlation, Code::kInvalidArgument));
+  lacking = order(document(1));
+  lacking.lease = {};
+  run(lacking);
+  EXPECT_TRUE(refused(correlation, Code::kInvalidArgument));
+  lacking = order("");
+  lacking.lease.duration_ms = 0;
+  run(lacking);
+  lacking = order(document(1));
+  lacking.job.dataset = {};
+  run(lacking);
+  lacking = order(document(1));
+  lacking.lease.epoch = 2;
+  run(lacking);
+  ASSERT_TRUE(wait([&] {
+    const std::lock_guard lock(registry_.mutex);
+    return !registry_.published.empty();
+  }));
+  EXPECT_TRUE(server_->drain(20s));
 }
 
 }  // namespace

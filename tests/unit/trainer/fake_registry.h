@@ -1,4 +1,5 @@
-// A registry in this process for one job: keeps uploads, checkpoints and what it is told, and misbehaves on request.
+// A registry in this process for one job: keeps uploads, checkpoints and what it is told as the real one does, and
+// misbehaves on request.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -39,18 +40,30 @@ class FakeRegistry {
   bool cancel = false;          // ordered in the answers to reports
   bool refuse_reports = false;  // kConflict
   bool refuse_checkpoints = false;
+  int refuse_parts = 0;                 // so many, with kUnavailable
+  int unready_for_checkpoints = 0;      // so many commits get kUnavailable
   int deaf_to_publishes = 0;            // so many are not answered
   int deaf_to_reports = 0;              // so many with events are taken and not answered
   std::function<void()> on_checkpoint;  // on the bus thread, after a commit
 
-  std::vector<JobEvent> events;
-  std::vector<std::vector<JobEvent>> reports;
+  std::vector<JobEvent> events;  // as the job's history has them
+  std::vector<msg::ReportJob> reports;
+  std::vector<Lease> leases;      // under which something was asked
+  std::set<std::string> secrets;  // shown with the questions
+  int opened = 0;                 // uploads, since the start
+  int chunks_read = 0;
   std::vector<StoredFile> checkpoint;
   int checkpoints = 0;
   std::vector<msg::Publish> published;
   std::string module;
   std::vector<msg::EndAttempt> ended;
   Bus bus;
+
+  // Uploads that hold a place.
+  std::size_t open_uploads() {
+    const std::lock_guard lock(mutex);
+    return uploads_.size();
+  }
 
  private:
   void answer(const Incoming& to, msg::Body body, std::vector<Frame> payload = {}) {
@@ -71,6 +84,7 @@ class FakeRegistry {
     std::function<void()> then;
     {
       const std::lock_guard lock(mutex);
+      secrets.insert(in.message.envelope.secret);
       std::visit([&](const auto& body) { then = on(in, body); }, in.message.envelope.body);
     }
     if (then) then();
@@ -83,10 +97,22 @@ class FakeRegistry {
     return {};
   }
   Then on(const Incoming& in, const msg::OpenUpload&) {
-    answer(in, msg::UploadOpened{UploadId("u" + std::to_string(++last_upload_))});
+    const UploadId id("u" + std::to_string(++opened));
+    uploads_[id];
+    answer(in, msg::UploadOpened{id});
+    return {};
+  }
+  Then on(const Incoming& in, const msg::AbortUpload& abort) {
+    uploads_.erase(abort.upload);
+    answer(in, msg::Ok{});
     return {};
   }
   Then on(const Incoming& in, const msg::UploadPart& part) {
+    if (refuse_parts > 0) {
+      --refuse_parts;
+      refuse(in, Code::kUnavailable);
+      return {};
+    }
     auto& file = uploads_[part.upload][part.file];
     EXPECT_EQ(file.size(), part.offset_bytes);
     file += in.message.payload.at(0).text();
@@ -94,6 +120,7 @@ class FakeRegistry {
     return {};
   }
   Then on(const Incoming& in, const msg::GetChunk& chunk) {
+    ++chunks_read;
     answer(in, msg::Ok{}, {Frame::copy(chunks_.at(chunk.digest))});
     return {};
   }
@@ -110,8 +137,18 @@ class FakeRegistry {
       refuse(in, Code::kConflict);
       return {};
     }
-    reports.push_back(report.events);
-    events.insert(events.end(), report.events.begin(), report.events.end());
+    leases.push_back(report.lease);
+    reports.push_back(report);
+    EXPECT_EQ(report.number == 0, report.events.empty());
+    auto& told = told_[report.lease.epoch];
+    EXPECT_LE(report.number, told + 1) << "numbers are dense";
+    if (report.number == told + 1) {
+      ++told;
+      for (const auto& event : report.events) {
+        EXPECT_TRUE(event.kind == "progress" || event.kind == "epoch" || event.kind == "warning") << event.kind;
+        events.push_back(event);
+      }
+    }
     if (!report.events.empty() && deaf_to_reports-- > 0) return {};
     answer(in, msg::JobOrders{cancel, report.lease.duration_ms});
     return {};
@@ -121,13 +158,29 @@ class FakeRegistry {
       refuse(in, Code::kConflict);
       return {};
     }
+    leases.push_back(commit.lease);
+    if (unready_for_checkpoints > 0) {
+      --unready_for_checkpoints;
+      refuse(in, Code::kUnavailable);
+      return {};
+    }
+    if (commit.upload == committed_) {
+      answer(in, msg::Ok{});
+      return {};
+    }
     checkpoint.clear();
-    for (const auto& [name, bytes] : uploads_[commit.upload]) {
+    for (const auto& [name, bytes] : uploads_.at(commit.upload)) {
       const Digest digest = sha256(bytes);
       chunks_[digest] = bytes;
       checkpoint.push_back({name, bytes.size(), digest, {digest}});
     }
+    committed_ = commit.upload;
+    uploads_.erase(commit.upload);
     ++checkpoints;
+    JobEvent told;
+    told.kind = "checkpoint";
+    told.message = "checkpoint " + std::to_string(checkpoints);
+    events.push_back(std::move(told));
     answer(in, msg::Ok{});
     return on_checkpoint;
   }
@@ -144,22 +197,26 @@ class FakeRegistry {
     return {};
   }
   Then on(const Incoming& in, const msg::Publish& publish) {
+    leases.push_back(publish.lease);
     if (deaf_to_publishes-- > 0) return {};
     published.push_back(publish);
     module = uploads_[publish.upload]["model.pt"];
+    uploads_.erase(publish.upload);
     Version version;
     version.number = 1;
     answer(in, msg::Versions{{version}});
     return {};
   }
   Then on(const Incoming& in, const msg::EndAttempt& end) {
+    leases.push_back(end.lease);
     ended.push_back(end);
     answer(in, msg::Ok{});
     return {};
   }
 
   SocketId socket_{};
-  int last_upload_ = 0;
+  std::map<std::uint64_t, std::uint64_t> told_;  // number of the last report taken, by the lease's epoch
+  UploadId committed_;                           // by the last checkpoint
   std::map<UploadId, std::map<std::string, std::string>> uploads_;
   std::map<Digest, std::string> chunks_;
 };
