@@ -45,10 +45,10 @@ struct RegistryUpload::Window {
   std::chrono::milliseconds pause;
   std::deque<std::shared_ptr<Part>> parts;  // up to the first one not taken, in order
   std::size_t unanswered = 0;
-  std::size_t allowed = kWindow;  // of those; halved by a refusal, one more with each part taken
-  Clock::time_point progress = Clock::now();
-  std::optional<Error> refusal;  // send again once all answers are in
-  std::optional<Error> error;    // for good
+  std::size_t allowed = kWindow;                 // of those; halved by a refusal, one more with each part taken
+  std::optional<Clock::time_point> stuck_since;  // the first refusal since the first of `parts` moved on
+  std::optional<Error> refusal;                  // send again once all answers are in
+  std::optional<Error> error;                    // for good
 
   void on_answer(Part& part, const Result<Message>& answer) {
     --unanswered;
@@ -56,7 +56,7 @@ struct RegistryUpload::Window {
       part.taken = true;
       allowed = std::min(allowed + 1, kWindow);
       if (parts.front()->taken) {
-        progress = Clock::now();
+        stuck_since.reset();
         pause = shortest;
       }
       while (!parts.empty() && parts.front()->taken) parts.pop_front();
@@ -110,7 +110,6 @@ Task<Result<void>> RegistryUpload::open() {
   if (!opened) co_return std::unexpected(opened.error());
   id_ = std::move(opened->upload);
   for (const auto& part : window_->parts) part->head.upload = id_;
-  window_->progress = Clock::now();
   co_return Result<void>();
 }
 
@@ -166,7 +165,8 @@ Task<Result<void>> RegistryUpload::settle(std::size_t below) {
     if (window.refusal && window.unanswered == 0) {
       const auto pause = std::max(window.pause, window.refusal->retry_after);
       const auto patience = window.refusal->code == Code::kUnavailable ? patience_.away : patience_.part;
-      if (Clock::now() + pause > window.progress + patience) {
+      if (!window.stuck_since) window.stuck_since = Clock::now();
+      if (Clock::now() + pause > *window.stuck_since + patience) {
         window.error = window.refusal;
         continue;
       }

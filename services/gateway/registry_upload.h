@@ -15,8 +15,8 @@ namespace slipway::gateway {
 // How long room at the registry is waited for.
 struct UploadPatience {
   std::chrono::milliseconds place{30'000};  // for one of its uploads, and for its answer to a commit
-  std::chrono::milliseconds part{60'000};   // for room for a part, since it last took one
-  std::chrono::milliseconds away{5'000};    // the same while it says that it cannot store anything
+  std::chrono::milliseconds part{60'000};   // for room for a part, without one of them being taken
+  std::chrono::milliseconds away{1'500};    // the same while it says that it stops, or cannot store anything
   std::chrono::milliseconds pause{100};     // before the first repeat; doubled up to 2 s
 };
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_future.hpp>
 #include <condition_variable>
 #include <future>
@@ -279,6 +280,27 @@ TEST_F(RegistryUploadTest, GivesUpWaitingForRoomAndGivesItsPlaceBack) {
   ASSERT_FALSE(stored);
   EXPECT_EQ(stored.error().code, Code::kOverloaded);
   EXPECT_TRUE(registry.wait_aborted());
+}
+
+TEST_F(RegistryUploadTest, AClientsPauseDoesNotUseUpThePatience) {
+  int refusals = 0;
+  registry.refuse_parts([&](const msg::UploadPart& part) -> std::optional<Error> {
+    if (part.offset_bytes < 2 * kMiB || ++refusals > 1) return std::nullopt;
+    return Error{.code = Code::kOverloaded, .message = "no room", .path = {}, .retry_after = 1ms};
+  });
+  patience.part = 20ms;
+  const auto stored =
+      run<Result<std::vector<StoredFile>>>([&](RegistryUpload& to) -> Task<Result<std::vector<StoredFile>>> {
+        to.begin_file("a", true);
+        EXPECT_TRUE(co_await to.write(std::string(2 * kMiB, 'x')));
+        asio::steady_timer pause(context, 2 * patience.part);
+        co_await pause.async_wait(kUseTask);
+        EXPECT_TRUE(co_await to.write(std::string(kMiB, 'x')));
+        EXPECT_TRUE(co_await to.end_file());
+        co_return co_await to.files();
+      });
+  ASSERT_TRUE(stored) << stored.error().message;
+  EXPECT_EQ(stored->at(0).size_bytes, 3 * kMiB);
 }
 
 TEST_F(RegistryUploadTest, WhatIsWrongWithAPartIsFinalAndTheUploadIsAborted) {
