@@ -1,102 +1,77 @@
 #include "lib/wire/blob_transfer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <chrono>
 #include <condition_variable>
-#include <cstring>
-#include <deque>
-#include <fstream>
+#include <map>
 #include <mutex>
+#include <optional>
+#include <thread>
 
-#include "lib/base/random_id.h"
 #include "lib/base/sha256.h"
 
 namespace slipway {
 namespace {
 
-constexpr Caller::Options kRead{
-    .deadline = std::chrono::seconds(60), .repeat_after = std::chrono::seconds(3), .request_id = {}};
-constexpr Caller::Options kPart{.deadline = std::chrono::seconds(60), .repeat_after = {}, .request_id = {}};
+using Clock = std::chrono::steady_clock;
 
-// Calls in flight, at most kUploadWindow of them, and the first thing that went wrong.
-class Window {
+constexpr Caller::Options kRead{
+    .deadline = std::chrono::seconds(60), .repeat_after = std::chrono::seconds(5), .request_id = {}};
+constexpr Caller::Options kPart{.deadline = std::chrono::seconds(60), .repeat_after = {}, .request_id = {}};
+constexpr std::chrono::milliseconds kLongestPause{2'000};
+
+// A refusal that time mends. A Caller that is closed says kUnavailable too, but names no time.
+bool not_now(const Error& error) {
+  return error.code == Code::kOverloaded || (error.code == Code::kUnavailable && error.retry_after.count() > 0);
+}
+
+// Answers to numbered calls, taken by the thread that asked. Shared with the calls, which may outlive it.
+class Answers {
  public:
-  // False once something has failed.
-  bool enter() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return open_ < kUploadWindow; });
-    ++open_;
-    return result_.has_value();
-  }
-  void leave(const Result<Message>& answer) {
+  void put(std::size_t number, Result<Message> answer) {
     const std::lock_guard lock(mutex_);
-    if (!answer && result_) result_ = std::unexpected(answer.error());
-    --open_;
+    answers_.emplace(number, std::move(answer));
     changed_.notify_all();
   }
-  Result<void> drain() {
+  std::pair<std::size_t, Result<Message>> take_any() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return open_ == 0; });
-    return result_;
+    changed_.wait(lock, [this] { return !answers_.empty(); });
+    auto node = answers_.extract(answers_.begin());
+    return {node.key(), std::move(node.mapped())};
+  }
+  Result<Message> take(std::size_t number) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return answers_.contains(number); });
+    return std::move(answers_.extract(number).mapped());
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::size_t open_ = 0;
-  Result<void> result_;
+  std::map<std::size_t, Result<Message>> answers_;
 };
 
-Result<std::vector<Frame>> read_chunk(Caller& registry, const Digest& digest) {
-  auto answer = registry.call_and_wait(msg::GetChunk{digest}, {}, kRead);
-  if (!answer) return std::unexpected(answer.error());
-  if (answer->payload.size() != 1 || sha256(answer->payload.front().bytes()) != digest) {
-    return fail(Code::kDataLoss, std::format("chunk {} came damaged", to_hex(digest)));
-  }
-  return std::move(answer->payload);
-}
+// Waits longer each time, and not for ever.
+class Pauses {
+ public:
+  explicit Pauses(Patience patience) : patience_(patience), next_(patience.pause) {}
 
-// Hands the file's chunks in order to `take`. Errors also when their sum is not the file.
-template <class Take>
-Result<void> each_chunk(Caller& registry, const StoredFile& file, Take take) {
-  Sha256 whole;
-  std::uint64_t size = 0;
-  for (const Digest& digest : file.chunks) {
-    auto chunk = read_chunk(registry, digest);
-    if (!chunk) return std::unexpected(chunk.error());
-    const auto bytes = chunk->front().bytes();
-    whole.update(bytes);
-    size += bytes.size();
-    if (auto taken = take(bytes); !taken) return taken;
+  void got_on() {
+    since_ = Clock::now();
+    next_ = patience_.pause;
   }
-  if (size != file.size_bytes || whole.finish() != file.digest) {
-    return fail(Code::kDataLoss, std::format("file {} of {} bytes is not what its record says", file.name, size));
+  // False, at once, when nothing has got on for too long.
+  bool wait() {
+    if (Clock::now() + next_ - since_ > patience_.give_up) return false;
+    std::this_thread::sleep_for(next_);
+    next_ = std::min(2 * next_, std::max(next_, kLongestPause));
+    return true;
   }
-  return {};
-}
 
-// Not a "later": nothing says that this machine will ever be able to.
-Error write_error(const std::filesystem::path& path) {
-  return {.code = Code::kInternal,
-          .message = std::format("cannot write {}: {}", path.string(), std::strerror(errno)),
-          .path = {}};
-}
-
-bool is_whole(const std::filesystem::path& path, const StoredFile& file) {
-  std::error_code failed;
-  if (std::filesystem::file_size(path, failed) != file.size_bytes || failed) return false;
-  std::ifstream in(path, std::ios::binary);
-  Sha256 hash;
-  std::vector<char> buffer(1 << 20);
-  while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || in.gcount() > 0) {
-    hash.update(std::string_view(buffer.data(), static_cast<std::size_t>(in.gcount())));
-  }
-  return hash.finish() == file.digest;
-}
+ private:
+  const Patience patience_;
+  std::chrono::milliseconds next_;
+  Clock::time_point since_ = Clock::now();
+};
 
 }  // namespace
 
@@ -105,81 +80,113 @@ Result<UploadId> open_upload(Caller& registry) {
   return opened.transform([](const msg::UploadOpened& answer) { return answer.upload; });
 }
 
+// Go-back-N: the registry takes a file's parts in order and knows those it has taken, so after a refusal everything
+// from the first part that was not taken on is sent again, once all answers are in.
 Result<void> upload_file(Caller& registry, const UploadId& upload, const std::string& name,
-                         std::span<const std::byte> bytes) {
-  const auto window = std::make_shared<Window>();
-  std::size_t offset = 0;
-  do {
-    const std::size_t size = std::min(kUploadPartBytes, bytes.size() - offset);
-    const msg::UploadPart part{.upload = upload,
-                               .file = name,
-                               .offset_bytes = offset,
-                               .last = offset + size == bytes.size(),
-                               .decompress = false};
-    const bool going = window->enter();
-    if (!going) {
-      window->leave(Message{});
-      break;
+                         std::span<const std::byte> bytes, Patience patience) {
+  const auto answers = std::make_shared<Answers>();
+  const std::size_t count = std::max<std::size_t>((bytes.size() + kUploadPartBytes - 1) / kUploadPartBytes, 1);
+  std::vector<bool> taken(count, false);
+  std::size_t first = 0;  // not taken yet
+  std::size_t next = 0;   // to send
+  std::size_t unanswered = 0;
+  std::size_t window = kUploadWindow;  // halved by a refusal, one more with each part taken
+  std::optional<Error> refusal;
+  std::optional<Error> failed;
+  Pauses pauses(patience);
+  while (first < count || unanswered > 0) {
+    if (refusal && unanswered == 0 && !failed) {
+      if (!pauses.wait()) return std::unexpected(*refusal);
+      refusal.reset();
+      window = std::max<std::size_t>(window / 2, 1);
+      next = first;
     }
-    std::vector<Frame> payload;
-    payload.push_back(Frame::copy(bytes.subspan(offset, size)));
-    registry.call(part, std::move(payload), kPart, [window](const Result<Message>& answer) { window->leave(answer); });
-    offset += size;
-  } while (offset < bytes.size());
-  return window->drain();
+    while (!refusal && !failed && unanswered < window && next < count) {
+      const std::size_t offset = next * kUploadPartBytes;
+      const std::size_t size = std::min(kUploadPartBytes, bytes.size() - offset);
+      std::vector<Frame> payload;
+      payload.push_back(Frame::copy(bytes.subspan(offset, size)));
+      registry.call(
+          msg::UploadPart{
+              .upload = upload, .file = name, .offset_bytes = offset, .last = next + 1 == count, .decompress = false},
+          std::move(payload), kPart,
+          [answers, number = next](Result<Message> answer) { answers->put(number, std::move(answer)); });
+      ++unanswered;
+      ++next;
+    }
+    if (unanswered == 0) break;
+    const auto [number, answer] = answers->take_any();
+    --unanswered;
+    if (answer) {
+      taken[number] = true;
+      window = std::min(window + 1, kUploadWindow);
+      if (number == first) pauses.got_on();
+      while (first < count && taken[first]) ++first;
+    } else if (not_now(answer.error())) {
+      refusal = answer.error();
+    } else if (answer.error().code == Code::kInvalidArgument && number > first) {
+      // A gap, most likely: the part before it was refused. If it is more than that, it is said again.
+      if (!refusal) refusal = answer.error();
+    } else if (!failed) {
+      failed = answer.error();
+    }
+  }
+  if (failed) return std::unexpected(*failed);
+  return {};
 }
 
-Result<std::vector<std::byte>> download(Caller& registry, const StoredFile& file) {
+void abort_upload(Caller& registry, const UploadId& upload) {
+  registry.call(msg::AbortUpload{.upload = upload}, {},
+                {.deadline = std::chrono::seconds(5), .repeat_after = std::chrono::seconds(1), .request_id = {}},
+                [](const Result<Message>&) {});
+}
+
+Result<void> download_to(Caller& registry, const StoredFile& file, const TakeBytes& take, Patience patience) {
+  const auto answers = std::make_shared<Answers>();
+  const auto ask = [&](std::size_t number) {
+    registry.call(msg::GetChunk{file.chunks[number]}, {}, kRead,
+                  [answers, number](Result<Message> answer) { answers->put(number, std::move(answer)); });
+  };
+  Pauses pauses(patience);
+  Sha256 whole;
+  std::uint64_t size = 0;
+  std::size_t asked = 0;
+  for (std::size_t number = 0; number < file.chunks.size(); ++number) {
+    while (asked < std::min(number + kDownloadWindow, file.chunks.size())) ask(asked++);
+    auto answer = answers->take(number);
+    while (!answer && not_now(answer.error()) && pauses.wait()) {
+      ask(number);
+      answer = answers->take(number);
+    }
+    if (!answer) return std::unexpected(std::move(answer).error());
+    pauses.got_on();
+    if (answer->payload.size() != 1) {
+      return fail(Code::kDataLoss,
+                  std::format("chunk {} came as {} frames", to_hex(file.chunks[number]), answer->payload.size()));
+    }
+    const auto bytes = answer->payload.front().bytes();
+    size += bytes.size();
+    if (size > file.size_bytes) break;
+    whole.update(bytes);
+    if (auto taken = take(bytes); !taken) return taken;
+  }
+  if (size != file.size_bytes || whole.finish() != file.digest) {
+    return fail(Code::kDataLoss, std::format("file {} of {} bytes is not what its record says", file.name, size));
+  }
+  return {};
+}
+
+Result<std::vector<std::byte>> download(Caller& registry, const StoredFile& file, Patience patience) {
   std::vector<std::byte> bytes;
-  auto done = each_chunk(registry, file, [&](std::span<const std::byte> chunk) -> Result<void> {
-    bytes.insert(bytes.end(), chunk.begin(), chunk.end());
-    return {};
-  });
+  auto done = download_to(
+      registry, file,
+      [&](std::span<const std::byte> piece) -> Result<void> {
+        bytes.insert(bytes.end(), piece.begin(), piece.end());
+        return {};
+      },
+      patience);
   if (!done) return std::unexpected(done.error());
   return bytes;
-}
-
-Result<std::filesystem::path> download_to_cache(Caller& registry, const StoredFile& file,
-                                                const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / to_hex(file.digest);
-  if (is_whole(path, file)) return path;
-  std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
-  if (failed) {
-    return fail(Code::kInternal, std::format("cannot make the folder {}: {}", folder.string(), failed.message()));
-  }
-  const std::filesystem::path part = path.string() + "." + random_hex(64) + ".part";
-  const int out = ::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (out < 0) return std::unexpected(write_error(part));
-  auto done = each_chunk(registry, file, [&](std::span<const std::byte> chunk) -> Result<void> {
-    for (std::size_t at = 0; at < chunk.size();) {
-      const auto written = ::write(out, chunk.data() + at, chunk.size() - at);
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return std::unexpected(write_error(part));
-      at += static_cast<std::size_t>(written);
-    }
-    return {};
-  });
-  ::close(out);
-  if (done && ::rename(part.c_str(), path.c_str()) != 0) done = std::unexpected(write_error(path));
-  if (!done) {
-    ::unlink(part.c_str());
-    return std::unexpected(done.error());
-  }
-  return path;
-}
-
-void sweep_partial_downloads(const std::filesystem::path& folder) {
-  constexpr auto kIdle = std::chrono::minutes(10);  // a download that goes on writes more often
-  std::error_code failed;
-  const auto oldest = std::filesystem::file_time_type::clock::now() - kIdle;
-  for (std::filesystem::directory_iterator entry(folder, failed), end; !failed && entry != end;
-       entry.increment(failed)) {
-    std::error_code ignored;
-    if (entry->path().extension() != ".part") continue;
-    if (const auto written = entry->last_write_time(ignored); !ignored && written < oldest)
-      std::filesystem::remove(entry->path(), ignored);
-  }
 }
 
 }  // namespace slipway

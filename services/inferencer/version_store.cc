@@ -10,7 +10,7 @@
 
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
-#include "lib/wire/blob_transfer.h"
+#include "lib/wire/file_cache.h"
 #include "lib/wire/page.h"
 #include "services/inferencer/metrics.h"
 #include "services/inferencer/quarantine.h"

@@ -11,6 +11,7 @@
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/blob_transfer.h"
+#include "lib/wire/file_cache.h"
 #include "services/trainer/memory_need.h"
 #include "services/trainer/metrics.h"
 #include "services/trainer/pace.h"

@@ -13,7 +13,7 @@
 
 #include "lib/base/log.h"
 #include "lib/base/random_id.h"
-#include "lib/wire/blob_transfer.h"
+#include "lib/wire/file_cache.h"
 #include "lib/wire/worker_link.h"
 #include "services/trainer/attempt.h"
 #include "services/trainer/metrics.h"
