@@ -1,7 +1,7 @@
 #include "services/registry/catalog.h"
 
 #include <algorithm>
-#include <charconv>
+#include <cstring>
 #include <format>
 #include <limits>
 
@@ -14,11 +14,6 @@ namespace {
 
 constexpr std::size_t kMaxActorBytes = 256;
 constexpr std::size_t kMaxReasonBytes = 2'000;
-
-template <class Record>
-Result<Record> decode(std::string_view value) {
-  return decode_record<Record>(std::as_bytes(std::span(value)));
-}
 
 std::string digest_key(const std::string& name, const Digest& digest) {
   return std::format("dataset/{}/{}", name, to_hex(digest));
@@ -34,18 +29,63 @@ void cut_for_list(Dataset& dataset) {
   dataset.columns.clear();
 }
 
-// The record with the highest number under `name`.
-template <class Record>
-Result<std::optional<Record>> newest(const RocksStore& store, Family family, const std::string& name) {
-  std::optional<Record> found;
-  auto scanned = store.scan_back(family, first_key(name), end_key(name), [&](auto, auto value) -> Result<bool> {
-    auto record = decode<Record>(value);
-    if (!record) return std::unexpected(std::move(record).error());
-    found = std::move(*record);
-    return false;
+// The highest number under `name`, whether its record can be read or not; 0: none.
+Result<std::uint64_t> last_number(const RocksStore& store, Family family, const std::string& name) {
+  std::uint64_t number = 0;
+  auto scanned = store.scan_back(family, first_key(name), end_key(name), [&](std::string_view key, auto) {
+    number = number_of(key);
+    return Result<bool>(false);
   });
   if (!scanned) return std::unexpected(std::move(scanned).error());
+  return number;
+}
+
+// The model's moves of an earlier release, of all aliases: "model/number" has one stroke, "model/alias/number" two.
+bool is_unsorted_move(std::string_view key, const std::string& model) {
+  return key.find('/', model.size() + 1) == std::string_view::npos;
+}
+
+std::string moves_of(const std::string& model, const std::string& alias) { return std::format("{}/{}", model, alias); }
+
+// The moves of an alias that were written before moves were kept by alias, oldest first and numbered.
+Result<std::vector<AliasMove>> unsorted_moves(const RocksStore& store, const std::string& model,
+                                              const std::string& alias) {
+  std::vector<AliasMove> found;
+  // Keys of numbers all begin with a digit.
+  auto scanned = store.scan(Family::kAliasMoves, first_key(model), first_key(model) + ':',
+                            [&](std::string_view key, std::string_view value) -> Result<bool> {
+                              if (!is_unsorted_move(key, model)) return true;
+                              auto move = store.read<AliasMove>(Family::kAliasMoves, key, value);
+                              if (!move || move->alias != alias) return true;
+                              move->number = found.size() + 1;
+                              found.push_back(std::move(*move));
+                              return true;
+                            });
+  if (!scanned) return std::unexpected(std::move(scanned).error());
   return found;
+}
+
+// Every aligned piece of a record that may be a digest: Cap'n Proto keeps one as it is, from a multiple of 8 bytes on.
+void add_possible_digests(std::string_view value, DigestSet& chunks) {
+  constexpr std::size_t kStep = 8;
+  Digest digest;
+  for (std::size_t at = 0; at + digest.bytes.size() <= value.size(); at += kStep) {
+    std::memcpy(digest.bytes.data(), value.data() + at, digest.bytes.size());
+    chunks.insert(digest);
+  }
+}
+
+template <class Record>
+Result<void> collect(const RocksStore& store, Family family, DigestSet& chunks) {
+  return store.scan(family, {}, {}, [&](std::string_view key, std::string_view value) -> Result<bool> {
+    const auto record = store.read<Record>(family, key, value);
+    if (!record || !later_release(*record).empty()) {
+      add_possible_digests(value, chunks);
+      if (!record) return true;
+    }
+    for (const StoredFile& file : record->files) chunks.insert(file.chunks.begin(), file.chunks.end());
+    return true;
+  });
 }
 
 }  // namespace
@@ -53,16 +93,24 @@ Result<std::optional<Record>> newest(const RocksStore& store, Family family, con
 std::uint32_t page_size(std::uint32_t limit) { return limit == 0 ? kDefaultPage : std::min(limit, kMaxPage); }
 
 Result<void> check_signature(const Signature& signature) {
-  if (!signature.inputs.empty() && !signature.outputs.empty()) return {};
-  return fail(Code::kInvalidArgument,
-              std::format("a signature of {} inputs and {} outputs, wanted at least one of each",
-                          signature.inputs.size(), signature.outputs.size()));
+  if (signature.inputs.empty() || signature.outputs.empty()) {
+    return fail(Code::kInvalidArgument,
+                std::format("a signature of {} inputs and {} outputs, wanted at least one of each",
+                            signature.inputs.size(), signature.outputs.size()));
+  }
+  Version alone;
+  alone.signature = signature;
+  if (const auto size = encoded_bytes(alone); size > kMaxSignatureBytes) {
+    return fail(Code::kTooLarge, std::format("a signature of {} bytes, at most {} are kept", size, kMaxSignatureBytes));
+  }
+  return {};
 }
 
 // --- data sets ---
 
 Result<msg::DatasetStored> Catalog::commit_dataset(Dataset described, std::int64_t now_ms) {
   if (auto named = check_name("data set", described.name); !named) return std::unexpected(named.error());
+  if (auto plain = check_text("actor", described.actor, kMaxActorBytes); !plain) return std::unexpected(plain.error());
 
   const std::string same_content = digest_key(described.name, described.digest);
   auto existing = store_.get(Family::kMeta, same_content);
@@ -73,9 +121,9 @@ Result<msg::DatasetStored> Catalog::commit_dataset(Dataset described, std::int64
     return msg::DatasetStored{.dataset = std::move(*there), .created = false};
   }
 
-  auto last = newest<Dataset>(store_, Family::kDatasets, described.name);
-  if (!last) return std::unexpected(std::move(last).error());
-  described.version = *last ? (*last)->version + 1 : 1;
+  const auto last = last_number(store_, Family::kDatasets, described.name);
+  if (!last) return std::unexpected(last.error());
+  described.version = *last + 1;
   described.created_ms = now_ms;
 
   Batch batch;
@@ -88,8 +136,9 @@ Result<msg::DatasetStored> Catalog::commit_dataset(Dataset described, std::int64
 
 Result<Dataset> Catalog::dataset(const std::string& name, std::uint64_t version) const {
   if (auto named = check_name("data set", name); !named) return std::unexpected(named.error());
-  auto found = version == 0 ? newest<Dataset>(store_, Family::kDatasets, name)
-                            : store_.get_record<Dataset>(Family::kDatasets, numbered_key(name, version));
+  const auto newest = version == 0 ? last_number(store_, Family::kDatasets, name) : version;
+  if (!newest) return std::unexpected(newest.error());
+  auto found = store_.get_record<Dataset>(Family::kDatasets, numbered_key(name, *newest));
   if (!found) return std::unexpected(std::move(found).error());
   if (*found) return std::move(**found);
   if (version == 0) return fail(Code::kNotFound, std::format("there is no data set '{}'", name));
@@ -101,16 +150,19 @@ Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& que
   std::vector<Dataset> found;
   if (!question.name.empty()) {
     if (auto named = check_name("data set", question.name); !named) return std::unexpected(named.error());
-    auto scanned = store_.scan(Family::kDatasets, numbered_key(question.name, question.after_version + 1),
-                               end_key(question.name), [&](auto, auto value) -> Result<bool> {
-                                 auto record = decode<Dataset>(value);
-                                 if (!record) return std::unexpected(std::move(record).error());
-                                 cut_for_list(*record);
-                                 found.push_back(std::move(*record));
-                                 return page.count(found.back());
-                               });
+    if (question.after_version == std::numeric_limits<std::uint64_t>::max()) return found;
+    auto scanned =
+        store_.scan_records<Dataset>(Family::kDatasets, numbered_key(question.name, question.after_version + 1),
+                                     end_key(question.name), [&](auto, Dataset record) -> Result<bool> {
+                                       cut_for_list(record);
+                                       found.push_back(std::move(record));
+                                       return page.count(found.back());
+                                     });
     if (!scanned) return std::unexpected(std::move(scanned).error());
-    if (found.empty() && question.after_version == 0) {
+    if (!found.empty() || question.after_version > 0) return found;
+    const auto last = last_number(store_, Family::kDatasets, question.name);
+    if (!last) return std::unexpected(last.error());
+    if (*last == 0) {
       return fail(Code::kNotFound, std::format("there is no data set '{}'", question.name));
     }
     return found;
@@ -126,13 +178,14 @@ Result<std::vector<Dataset>> Catalog::list_datasets(const msg::ListDatasets& que
     });
     if (!scanned) return std::unexpected(std::move(scanned).error());
     if (name.empty()) break;
-    auto record = newest<Dataset>(store_, Family::kDatasets, name);
-    if (!record) return std::unexpected(std::move(record).error());
-    if (*record) {
-      cut_for_list(**record);
-      found.push_back(std::move(**record));
-      more = page.count(found.back());
-    }
+    scanned = store_.scan_records_back<Dataset>(Family::kDatasets, first_key(name), end_key(name),
+                                                [&](auto, Dataset record) -> Result<bool> {
+                                                  cut_for_list(record);
+                                                  found.push_back(std::move(record));
+                                                  more = page.count(found.back());
+                                                  return false;
+                                                });
+    if (!scanned) return std::unexpected(std::move(scanned).error());
     from = end_key(name);
   }
   return found;
@@ -152,10 +205,8 @@ Result<std::vector<Model>> Catalog::list_models(const msg::ListModels& question)
   PageMeter page(page_size(question.limit));
   const std::string from = question.after.empty() ? "" : question.after + '\0';
   std::vector<Model> found;
-  auto scanned = store_.scan(Family::kModels, from, {}, [&](auto, auto value) -> Result<bool> {
-    auto record = decode<Model>(value);
-    if (!record) return std::unexpected(std::move(record).error());
-    found.push_back(std::move(*record));
+  auto scanned = store_.scan_records<Model>(Family::kModels, from, {}, [&](auto, Model record) -> Result<bool> {
+    found.push_back(std::move(record));
     return page.count(found.back());
   });
   if (!scanned) return std::unexpected(std::move(scanned).error());
@@ -178,21 +229,35 @@ Result<Version> Catalog::add_version(Batch& batch, Version version, std::int64_t
   return version;
 }
 
-Result<Version> Catalog::commit_version(const msg::CommitVersion& question, std::vector<StoredFile> files,
+Result<Version> Catalog::commit_version(const msg::CommitVersion& question, Result<std::vector<StoredFile>> files,
                                         std::int64_t now_ms) {
   if (auto named = check_name("model", question.model); !named) return std::unexpected(named.error());
+  const auto made = marks_.version_made(question.upload);
+  if (!made) return std::unexpected(made.error());
+  if (*made && (*made)->model != question.model) {
+    return fail(Code::kConflict,
+                std::format("the upload has become version {} of '{}'", (*made)->version, (*made)->model));
+  }
+  if (*made) return this->version({.model = (*made)->model, .version = (*made)->version, .alias = {}});
+
+  if (!files) return std::unexpected(std::move(files).error());
   if (auto whole = check_signature(question.signature); !whole) return std::unexpected(whole.error());
   if (auto plain = check_text("actor", question.actor, kMaxActorBytes); !plain) return std::unexpected(plain.error());
 
   Version version;
   version.model = question.model;
   version.signature = question.signature;
-  version.files = std::move(files);
+  version.files = std::move(*files);
   version.uploaded = true;
   version.actor = question.actor;
+  if (auto looked = quarantines_.fill(version); !looked) return std::unexpected(looked.error());
+  if (!version.quarantined.empty()) {
+    return fail(Code::kInvalidArgument, "this file is quarantined: " + version.quarantined);
+  }
   Batch batch;
   auto added = add_version(batch, std::move(version), now_ms);
   if (!added) return added;
+  RepeatMarks::put_version_made(batch, question.upload, {.model = added->model, .version = added->number}, now_ms);
   if (auto done = store_.commit(std::move(batch)); !done) return std::unexpected(std::move(done).error());
   return added;
 }
@@ -217,6 +282,7 @@ Result<Version> Catalog::version(const msg::GetVersion& question) const {
     return fail(Code::kNotFound,
                 std::format("model '{}' has no version {}, its latest is {}", question.model, number, owner->latest));
   }
+  if (auto filled = quarantines_.fill(**found); !filled) return std::unexpected(filled.error());
   return std::move(**found);
 }
 
@@ -225,14 +291,14 @@ Result<std::vector<Version>> Catalog::list_versions(const msg::ListVersions& que
   PageMeter page(page_size(question.limit));
   std::vector<Version> found;
   if (question.after == std::numeric_limits<std::uint64_t>::max()) return found;
-  auto scanned = store_.scan(Family::kVersions, numbered_key(question.model, question.after + 1),
-                             end_key(question.model), [&](auto, auto value) -> Result<bool> {
-                               auto record = decode<Version>(value);
-                               if (!record) return std::unexpected(std::move(record).error());
-                               drop_chunks(record->files);
-                               found.push_back(std::move(*record));
-                               return page.count(found.back());
-                             });
+  auto scanned = store_.scan_records<Version>(Family::kVersions, numbered_key(question.model, question.after + 1),
+                                              end_key(question.model), [&](auto, Version record) -> Result<bool> {
+                                                drop_chunks(record.files);
+                                                if (auto filled = quarantines_.fill(record); !filled)
+                                                  return std::unexpected(filled.error());
+                                                found.push_back(std::move(record));
+                                                return page.count(found.back());
+                                              });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   return found;
 }
@@ -275,63 +341,106 @@ Result<Model> Catalog::move_alias(const msg::MoveAlias& question, std::int64_t n
   } else if (alias != owner->aliases.end()) {
     alias->version = question.to;
   } else {
+    if (owner->aliases.size() >= kMaxAliases) {
+      return fail(Code::kTooLarge, std::format("model '{}' has {} aliases, which is the limit: delete one first",
+                                               question.model, owner->aliases.size()));
+    }
     owner->aliases.push_back({.name = question.alias, .version = question.to});
     std::ranges::sort(owner->aliases, {}, &Alias::name);
   }
   owner->updated_ms = now_ms;
 
-  std::uint64_t last_move = 0;
-  auto scanned = store_.scan_back(Family::kAliasMoves, first_key(question.model), end_key(question.model),
-                                  [&](std::string_view key, auto) -> Result<bool> {
-                                    last_move = number_of(key);
-                                    return false;
-                                  });
-  if (!scanned) return std::unexpected(std::move(scanned).error());
+  auto last_move = last_number(store_, Family::kAliasMoves, moves_of(question.model, question.alias));
+  if (!last_move) return std::unexpected(std::move(last_move).error());
+  if (*last_move == 0) {
+    const auto earlier = unsorted_moves(store_, question.model, question.alias);
+    if (!earlier) return std::unexpected(earlier.error());
+    last_move = earlier->size();
+  }
   const AliasMove move{.model = question.model,
                        .alias = question.alias,
                        .from = now_at,
                        .to = question.to,
                        .reason = question.reason,
                        .actor = question.actor,
-                       .at_ms = now_ms};
+                       .at_ms = now_ms,
+                       .number = *last_move + 1};
   Batch batch;
   batch.put_record(Family::kModels, owner->name, *owner);
-  batch.put_record(Family::kAliasMoves, numbered_key(question.model, last_move + 1), move);
+  batch.put_record(Family::kAliasMoves, numbered_key(moves_of(question.model, question.alias), move.number), move);
   batch.tell({.subject = msg::Subject::kModel, .key = question.model});
   if (auto done = store_.commit(std::move(batch)); !done) return std::unexpected(std::move(done).error());
   return owner;
 }
 
-Result<std::vector<AliasMove>> Catalog::list_alias_moves(const std::string& name) const {
-  if (auto owner = model(name); !owner) return std::unexpected(std::move(owner).error());
+Result<std::vector<AliasMove>> Catalog::list_alias_moves(const msg::ListAliasMoves& question) const {
+  if (auto owner = model(question.model); !owner) return std::unexpected(std::move(owner).error());
+  if (question.alias.empty()) return moves_of_all(question);
+  if (auto named = check_name("alias", question.alias); !named) return std::unexpected(named.error());
+
+  PageMeter page(page_size(question.limit));
   std::vector<AliasMove> found;
-  auto scanned =
-      store_.scan_back(Family::kAliasMoves, first_key(name), end_key(name), [&](auto, auto value) -> Result<bool> {
-        auto record = decode<AliasMove>(value);
-        if (!record) return std::unexpected(std::move(record).error());
-        found.push_back(std::move(*record));
-        return found.size() < kMaxPage;
-      });
+  bool more = true;
+  const std::string name = moves_of(question.model, question.alias);
+  const std::string end = question.before == 0 ? end_key(name) : numbered_key(name, question.before);
+  auto scanned = store_.scan_records_back<AliasMove>(Family::kAliasMoves, first_key(name), end,
+                                                     [&](auto, AliasMove move) -> Result<bool> {
+                                                       found.push_back(std::move(move));
+                                                       return more = page.count(found.back());
+                                                     });
   if (!scanned) return std::unexpected(std::move(scanned).error());
-  std::ranges::reverse(found);
+  if (!more) return found;
+  auto earlier = unsorted_moves(store_, question.model, question.alias);
+  if (!earlier) return std::unexpected(std::move(earlier).error());
+  for (auto move = earlier->rbegin(); move != earlier->rend() && more; ++move) {
+    if (question.before != 0 && move->number >= question.before) continue;
+    found.push_back(std::move(*move));
+    more = page.count(found.back());
+  }
+  return found;
+}
+
+// They lie by alias, so the newest ones are sought among all.
+Result<std::vector<AliasMove>> Catalog::moves_of_all(const msg::ListAliasMoves& question) const {
+  if (question.before != 0) return fail(Code::kInvalidArgument, "moves before a number, of no alias");
+  const std::size_t limit = question.limit == 0 ? kMaxPage : page_size(question.limit);
+  std::vector<AliasMove> found;
+  const auto older = [](const AliasMove& a, const AliasMove& b) { return a.at_ms < b.at_ms; };
+  const auto keep_newest = [&] {
+    std::ranges::stable_sort(found, older);
+    if (found.size() > limit) found.erase(found.begin(), found.end() - static_cast<std::ptrdiff_t>(limit));
+  };
+  auto scanned = store_.scan_records<AliasMove>(Family::kAliasMoves, first_key(question.model), end_key(question.model),
+                                                [&](auto, AliasMove move) -> Result<bool> {
+                                                  found.push_back(std::move(move));
+                                                  if (found.size() >= 2 * limit + kMaxPage) keep_newest();
+                                                  return true;
+                                                });
+  if (!scanned) return std::unexpected(std::move(scanned).error());
+  keep_newest();
   return found;
 }
 
 // --- chunks ---
 
+Result<void> Catalog::collect_lasting_chunks(DigestSet& chunks) const {
+  auto done = collect<Dataset>(store_, Family::kDatasets, chunks);
+  if (done) done = collect<Version>(store_, Family::kVersions, chunks);
+  if (!done) return done;
+  return store_.scan_later_families([&](auto, std::string_view value) -> Result<bool> {
+    add_possible_digests(value, chunks);
+    return true;
+  });
+}
+
+Result<void> Catalog::collect_checkpoint_chunks(DigestSet& chunks) const {
+  return collect<Checkpoint>(store_, Family::kCheckpoints, chunks);
+}
+
 Result<DigestSet> Catalog::collect_chunks() const {
   DigestSet chunks;
-  const auto collect = [&]<class Record>(Family family) -> Result<void> {
-    return store_.scan(family, {}, {}, [&](auto, auto value) -> Result<bool> {
-      auto record = decode<Record>(value);
-      if (!record) return std::unexpected(std::move(record).error());
-      for (const StoredFile& file : record->files) chunks.insert(file.chunks.begin(), file.chunks.end());
-      return true;
-    });
-  };
-  auto done = collect.template operator()<Dataset>(Family::kDatasets);
-  if (done) done = collect.template operator()<Version>(Family::kVersions);
-  if (done) done = collect.template operator()<Checkpoint>(Family::kCheckpoints);
+  auto done = collect_lasting_chunks(chunks);
+  if (done) done = collect_checkpoint_chunks(chunks);
   if (!done) return std::unexpected(std::move(done).error());
   return chunks;
 }

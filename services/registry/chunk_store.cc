@@ -101,19 +101,32 @@ Result<std::uint64_t> free_bytes(const fs::path& folder) {
   return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
 }
 
+Result<void> make_folder(const fs::path& folder) {
+  const fs::path parent = folder.has_filename() ? folder.parent_path() : folder.parent_path().parent_path();
+  std::error_code error;
+  const bool made = !fs::exists(folder, error);
+  if (made && !parent.empty()) {
+    if (auto there = make_folder(parent); !there) return there;
+  }
+  fs::create_directory(folder, error);
+  if (error) return fail(Code::kUnavailable, std::format("{}: {}", folder.string(), error.message()));
+  // An earlier start may have been cut short, so the entry of a folder that is there is synced too, where that is ours
+  // to do.
+  if (auto synced = sync_folder(parent.empty() ? "." : parent); !synced && made) return synced;
+  return {};
+}
+
 ChunkStore::ChunkStore(fs::path folder, std::uint64_t min_free_bytes)
     : folder_(std::move(folder)), min_free_bytes_(min_free_bytes) {}
 
 Result<std::unique_ptr<ChunkStore>> ChunkStore::open(const fs::path& folder, std::uint64_t min_free_bytes) {
+  if (auto made = make_folder(folder); !made) return std::unexpected(std::move(made).error());
   std::error_code error;
-  fs::create_directories(folder, error);
-  if (!error) fs::remove_all(folder / "tmp", error);
+  fs::remove_all(folder / "tmp", error);
   if (!error) fs::create_directory(folder / "tmp", error);
   for (int i = 0; i < 256 && !error; ++i) fs::create_directory(folder / std::format("{:02x}", i), error);
   if (error) return fail(Code::kUnavailable, std::format("{}: {}", folder.string(), error.message()));
-  for (const fs::path& made : {folder, folder.parent_path()}) {
-    if (auto synced = sync_folder(made.empty() ? "." : made); !synced) return std::unexpected(synced.error());
-  }
+  if (auto synced = sync_folder(folder); !synced) return std::unexpected(synced.error());
 
   std::unique_ptr<ChunkStore> store(new ChunkStore(folder, min_free_bytes));
   for (auto entry = fs::recursive_directory_iterator(folder, error); !error && entry != fs::end(entry);
@@ -144,6 +157,7 @@ Result<bool> ChunkStore::keep_existing(const Digest& digest, const fs::path& pat
 
 Result<void> ChunkStore::put(const Digest& digest, std::span<const std::byte> bytes) {
   if (bytes.size() > kChunkBytes) return fail(Code::kInternal, "a chunk of more than 4 MiB");
+  if (digest.empty()) return fail(Code::kInternal, "a chunk without a digest");
   const fs::path path = path_of(digest);
   auto kept = keep_existing(digest, path);
   if (!kept) return std::unexpected(std::move(kept).error());
@@ -179,6 +193,7 @@ Result<void> ChunkStore::put(const Digest& digest, std::span<const std::byte> by
 }
 
 Result<std::vector<std::byte>> ChunkStore::get(const Digest& digest) const {
+  if (digest.empty()) return fail(Code::kNotFound, "there is no chunk without a digest");
   auto bytes = read_whole(path_of(digest));
   if (!bytes) {
     auto error = std::move(bytes).error();
@@ -193,6 +208,24 @@ Result<std::vector<std::byte>> ChunkStore::get(const Digest& digest) const {
   return bytes;
 }
 
+// Whether it was there and is deleted.
+bool ChunkStore::remove_file(const fs::path& path, fs::file_time_type older_than) {
+  const std::lock_guard lock(names_);
+  std::error_code gone;
+  const auto last_put = fs::last_write_time(path, gone);
+  const auto size = gone ? 0 : fs::file_size(path, gone);
+  if (gone || last_put >= older_than || !fs::remove(path, gone)) return false;
+  stored_bytes_ -= size;
+  return true;
+}
+
+bool ChunkStore::remove(const Digest& digest, fs::file_time_type older_than) {
+  if (digest.empty()) return true;
+  const fs::path path = path_of(digest);
+  std::error_code gone;
+  return remove_file(path, older_than) || !fs::exists(path, gone);
+}
+
 std::uint64_t ChunkStore::sweep(const DigestSet& referenced, fs::file_time_type older_than) {
   std::uint64_t deleted = 0;
   for (int i = 0; i < 256; ++i) {
@@ -203,13 +236,7 @@ std::uint64_t ChunkStore::sweep(const DigestSet& referenced, fs::file_time_type 
       const auto digest = digest_from_hex(prefix + entry->path().filename().string());
       if (!digest || referenced.contains(*digest)) continue;
 
-      const std::lock_guard lock(names_);
-      std::error_code gone;
-      const auto last_put = fs::last_write_time(entry->path(), gone);
-      const auto size = gone ? 0 : fs::file_size(entry->path(), gone);
-      if (gone || last_put >= older_than || !fs::remove(entry->path(), gone)) continue;
-      stored_bytes_ -= size;
-      ++deleted;
+      if (remove_file(entry->path(), older_than)) ++deleted;
     }
     if (error) spdlog::warn("chunk sweep cannot read a folder prefix={} error=\"{}\"", prefix, error.message());
   }

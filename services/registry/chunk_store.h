@@ -12,11 +12,10 @@
 #include <vector>
 
 #include "lib/base/error.h"
+#include "schema/limits.h"
 #include "schema/records.h"
 
 namespace slipway::registry {
-
-inline constexpr std::size_t kChunkBytes = 4 << 20;
 
 struct DigestHash {
   std::size_t operator()(const Digest& digest) const noexcept;
@@ -25,6 +24,9 @@ using DigestSet = std::unordered_set<Digest, DigestHash>;
 
 // Bytes free for this process on the file system that holds `folder`. Errors: kInternal (cannot be asked).
 [[nodiscard]] Result<std::uint64_t> free_bytes(const std::filesystem::path& folder);
+
+// Makes a folder and those it lies in, so that they are there after a power cut too. Errors: kUnavailable.
+[[nodiscard]] Result<void> make_folder(const std::filesystem::path& folder);
 
 // Layout: <folder>/ab/cdef..., the digest in hexadecimal; <folder>/tmp/ holds what is being written and is emptied at
 // open. Threads: thread-safe. Only one process may use a folder at a time (the database beside it is locked).
@@ -39,17 +41,22 @@ class ChunkStore {
   // (disk full, or less than min_free_bytes would be left; retry later), kInternal (I/O).
   [[nodiscard]] Result<void> put(const Digest& digest, std::span<const std::byte> bytes);
 
-  // Errors: kNotFound (no such chunk), kDataLoss (the stored bytes are not those of the digest), kInternal (I/O).
+  // Errors: kNotFound (no such chunk, or no digest), kDataLoss (the stored bytes are not those of the digest),
+  // kInternal (I/O).
   [[nodiscard]] Result<std::vector<std::byte>> get(const Digest& digest) const;
 
   // Deletes the chunks that are not in `referenced` and were last put before `older_than`; returns how many.
   std::uint64_t sweep(const DigestSet& referenced, std::filesystem::file_time_type older_than);
+
+  // Deletes one chunk that nothing names, unless it was put at or after `older_than`. Whether it is gone.
+  [[nodiscard]] bool remove(const Digest& digest, std::filesystem::file_time_type older_than);
 
   [[nodiscard]] std::uint64_t stored_bytes() const { return stored_bytes_; }
 
  private:
   ChunkStore(std::filesystem::path folder, std::uint64_t min_free_bytes);
   [[nodiscard]] std::filesystem::path path_of(const Digest& digest) const;
+  [[nodiscard]] bool remove_file(const std::filesystem::path& path, std::filesystem::file_time_type older_than);
   [[nodiscard]] Result<bool> keep_existing(const Digest& digest, const std::filesystem::path& path);
 
   const std::filesystem::path folder_;

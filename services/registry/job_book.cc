@@ -6,74 +6,110 @@
 #include <limits>
 #include <span>
 
+#include "lib/base/random_id.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/page.h"
+#include "services/registry/checkpoint_interval.h"
 #include "services/registry/names.h"
+#include "services/registry/secret.h"
 
 namespace slipway::registry {
 namespace {
 
 constexpr std::string_view kPublished = "published";
 constexpr std::string_view kEnded = "ended";
+constexpr std::size_t kMaxMessageBytes = 8'000;  // of an event or an end, which trainers word
+constexpr std::size_t kMaxMetrics = 1'000;
+constexpr std::size_t kMaxActorBytes = 256;
+constexpr std::size_t kMaxKeyBytes = 255;                    // as gateways take them
+constexpr std::size_t kMaxRetired = 100'000;                 // those that are too many wait for the sweep
+constexpr std::size_t kMaxPurged = 10'000;                   // in one commit
+constexpr auto kCheckpointSlack = std::chrono::seconds(10);  // what an attempt does besides
 
 bool is_finished(JobState state) {
   return state == JobState::kSucceeded || state == JobState::kFailed || state == JobState::kCancelled;
 }
 bool is_waiting(JobState state) { return state == JobState::kQueued || state == JobState::kRetrying; }
 
+// `state` is one that this release knows.
 std::string_view state_text(JobState state) {
   constexpr std::array kTexts{"queued",    "starting", "running",  "waiting for another attempt",
                               "succeeded", "failed",   "cancelled"};
-  return kTexts[static_cast<std::size_t>(state)];
+  return kTexts.at(static_cast<std::size_t>(state));
 }
 
 // Marks of a job in the meta family.
 std::string ended_key(std::uint64_t job) { return "ended/" + number_key(job); }
 std::string lost_key(std::uint64_t job) { return "lost/" + number_key(job); }
+std::string short_key(std::uint64_t job) { return "short/" + number_key(job); }
+std::string reported_key(std::uint64_t job) { return "reported/" + number_key(job); }
 std::string checkpointed_key(std::uint64_t job) { return "checkpointed/" + number_key(job); }
-std::string idempotency_key(const std::string& key) { return "idempotency/" + key; }
 
-template <class Record>
-Result<Record> decode(std::string_view value) {
-  return decode_record<Record>(std::as_bytes(std::span(value)));
+void retire(const Checkpoint& checkpoint, std::vector<Digest>& retired) {
+  for (const StoredFile& file : checkpoint.files) {
+    retired.insert(retired.end(), file.chunks.begin(), file.chunks.end());
+  }
+}
+
+// "epoch word", as some marks are.
+std::uint64_t epoch_of(std::string_view mark) {
+  std::uint64_t epoch = 0;
+  std::from_chars(mark.data(), mark.data() + mark.size(), epoch);
+  return epoch;
 }
 
 }  // namespace
 
 JobBook::JobBook(RocksStore& store, Catalog& catalog, JobLimits limits)
-    : store_(store), catalog_(catalog), limits_(limits), leases_(limits.lease) {}
+    : store_(store), catalog_(catalog), quarantines_(store), marks_(store), limits_(limits), leases_(limits.lease) {}
 
 Result<void> JobBook::load(Now now) {
-  std::vector<std::pair<std::uint64_t, JobState>> unfinished;
-  auto scanned = store_.scan(Family::kJobs, {}, {}, [&](std::string_view key, auto value) -> Result<bool> {
-    auto job = decode<Job>(value);
-    if (!job) return std::unexpected(std::move(job).error());
+  std::vector<Job> unfinished;
+  auto scanned = store_.scan(Family::kJobs, {}, {}, [&](std::string_view key, std::string_view value) -> Result<bool> {
     last_job_ = number_of(key);
+    auto job = store_.read<Job>(Family::kJobs, key, value);
+    if (!job || !is_known(job->state)) return true;
     ++by_state_[static_cast<std::size_t>(job->state)];
-    if (!is_finished(job->state)) unfinished.emplace_back(last_job_, job->state);
+    if (is_finished(job->state)) return true;
+    job->id = job_id(last_job_);
+    unfinished.push_back(std::move(*job));
     return true;
   });
   if (!scanned) return scanned;
 
-  for (const auto& [number, state] : unfinished) {
+  for (const Job& job : unfinished) {
+    const std::uint64_t number = *job_number(job.id);
     Live& live = live_[number];
+    live.unsaved_since = now.steady;
     const std::string name = number_key(number);
-    scanned = store_.scan(Family::kJobEvents, first_key(name), end_key(name), [&](auto, auto value) -> Result<bool> {
-      auto event = decode<JobEvent>(value);
-      if (!event) return std::unexpected(std::move(event).error());
-      live.last_event = event->id;
-      if (event->kind == "progress") live.progress_events.push_back(event->id);
-      return true;
-    });
+    scanned = store_.scan(Family::kJobEvents, first_key(name), end_key(name),
+                          [&](std::string_view key, std::string_view value) -> Result<bool> {
+                            live.last_event = number_of(key);
+                            const auto event = store_.read<JobEvent>(Family::kJobEvents, key, value);
+                            if (event && event->kind == "progress") live.progress_events.push_back(live.last_event);
+                            if (event && event->kind == "checkpoint") live.checkpoint_events.push_back(live.last_event);
+                            return true;
+                          });
     if (!scanned) return scanned;
-    if (is_waiting(state)) {
+    auto reported = store_.get(Family::kMeta, reported_key(number));
+    if (!reported) return std::unexpected(std::move(reported).error());
+    if (*reported) {
+      live.reported_epoch = epoch_of(**reported);
+      live.reported_number = number_of(**reported);
+    }
+    if (is_waiting(job.state)) {
       waiting_.insert(number);
       continue;
     }
     auto lease = store_.get_record<Lease>(Family::kLeases, name);
-    if (!lease) return std::unexpected(std::move(lease).error());
-    if (!*lease) return fail(Code::kDataLoss, std::format("the lease of {} is missing", job_id(number).text()));
-    leases_.grant((*lease)->job, (*lease)->epoch, (*lease)->holder, now.steady);
+    if (!lease && lease.error().code != Code::kDataLoss) return std::unexpected(std::move(lease).error());
+    if (lease && *lease) {
+      leases_.grant(**lease, now.steady);
+      continue;
+    }
+    if (lease) (void)store_.set_aside(Family::kLeases, name, 0, "it is missing");
+    // Nobody can show it: the job is taken back like a lost one. No grant has epoch 0.
+    leases_.grant({.job = job.id, .epoch = 0, .holder = job.worker, .token = random_hex(128)}, now.steady);
   }
   return {};
 }
@@ -93,14 +129,24 @@ void JobBook::Change::add(std::string kind, std::string message) {
   events.push_back(std::move(event));
 }
 
-Result<JobBook::Change> JobBook::change_of(std::uint64_t number) const {
+Result<Job> JobBook::job_of(std::uint64_t number) const {
   auto job = store_.get_record<Job>(Family::kJobs, number_key(number));
   if (!job) return std::unexpected(std::move(job).error());
   if (!*job) return fail(Code::kNotFound, std::format("there is no job '{}'", job_id(number).text()));
+  return std::move(**job);
+}
+
+Result<JobBook::Change> JobBook::change_of(std::uint64_t number) const {
+  auto job = job_of(number);
+  if (!job) return std::unexpected(std::move(job).error());
+  if (!is_known(job->state)) {
+    return fail(Code::kConflict, std::format("{} is in a state of a later release ({}): this one does not change it",
+                                             job_id(number).text(), static_cast<int>(job->state)));
+  }
   Change change;
   change.number = number;
-  change.before = (*job)->state;
-  change.job = std::move(**job);
+  change.before = job->state;
+  change.job = std::move(*job);
   return change;
 }
 
@@ -117,26 +163,52 @@ Result<JobBook::Change> JobBook::change_under(const Lease& lease) const {
 }
 
 Result<void> JobBook::save(Change change, Now now) {
-  const auto found = live_.find(change.number);
-  Live live = found == live_.end() ? Live{} : found->second;
+  // What is remembered follows only after the commit, so the kinds that are capped are counted here first.
+  Live& live = live_[change.number];
+  struct Capped {
+    std::string_view kind;
+    std::deque<std::uint64_t>& kept;
+    std::size_t max;
+    std::vector<std::uint64_t> added;
+    [[nodiscard]] std::size_t surplus() const {
+      const std::size_t all = kept.size() + added.size();
+      return all > max ? all - max : 0;
+    }
+  };
+  std::array<Capped, 2> capped{Capped{"progress", live.progress_events, limits_.max_progress_events, {}},
+                               Capped{"checkpoint", live.checkpoint_events, limits_.max_checkpoint_events, {}}};
   const std::string name = number_key(change.number);
+  std::uint64_t last_event = live.last_event;
   for (JobEvent& event : change.events) {
-    event.id = ++live.last_event;
+    event.id = ++last_event;
     event.at_ms = now.unix_ms;
-    if (event.kind == "progress") live.progress_events.push_back(event.id);
+    for (Capped& kind : capped) {
+      if (event.kind == kind.kind) kind.added.push_back(event.id);
+    }
     change.batch.put_record(Family::kJobEvents, numbered_key(name, event.id), event);
   }
-  while (live.progress_events.size() > limits_.max_progress_events) {
-    change.batch.erase(Family::kJobEvents, numbered_key(name, live.progress_events.front()));
-    live.progress_events.pop_front();
+  for (const Capped& kind : capped) {
+    for (std::size_t i = 0; i < kind.surplus(); ++i) {
+      const std::uint64_t oldest = i < kind.kept.size() ? kind.kept[i] : kind.added[i - kind.kept.size()];
+      change.batch.erase(Family::kJobEvents, numbered_key(name, oldest));
+    }
   }
   change.batch.put_record(Family::kJobs, name, change.job);
   change.batch.tell({.subject = msg::Subject::kJob,
                      .key = change.job.id.text(),
-                     .last_event = live.last_event,
+                     .last_event = last_event,
                      .state = change.job.state});
-  if (auto done = store_.commit(std::move(change.batch)); !done) return done;
+  if (auto done = store_.commit(std::move(change.batch)); !done) {
+    if (change.is_new) live_.erase(change.number);
+    return done;
+  }
 
+  live.last_event = last_event;
+  for (Capped& kind : capped) {
+    const std::size_t surplus = kind.surplus();
+    kind.kept.insert(kind.kept.end(), kind.added.begin(), kind.added.end());
+    kind.kept.erase(kind.kept.begin(), kind.kept.begin() + static_cast<std::ptrdiff_t>(surplus));
+  }
   const JobState state = change.job.state;
   if (!change.is_new) --by_state_[static_cast<std::size_t>(change.before)];
   ++by_state_[static_cast<std::size_t>(state)];
@@ -145,11 +217,8 @@ Result<void> JobBook::save(Change change, Now now) {
   } else {
     waiting_.erase(change.number);
   }
-  if (is_finished(state)) {
-    live_.erase(change.number);
-  } else {
-    live_.insert_or_assign(change.number, std::move(live));
-  }
+  if (is_finished(state)) live_.erase(change.number);
+  if (retired_.size() < kMaxRetired) retired_.insert(retired_.end(), change.retired.begin(), change.retired.end());
   return {};
 }
 
@@ -157,8 +226,14 @@ void JobBook::finish(Change& change, JobState state, std::string message, Now no
   change.job.finished_ms = now.unix_ms;
   change.job.message = message;
   change.enter(state, std::move(message));
-  change.batch.erase(Family::kCheckpoints, number_key(change.number));
+  const std::string name = number_key(change.number);
+  if (const auto checkpoint = store_.get_record<Checkpoint>(Family::kCheckpoints, name); checkpoint) {
+    if (*checkpoint) retire(**checkpoint, change.retired);
+    change.batch.erase(Family::kCheckpoints, name);  // what cannot be read stays
+  }
   change.batch.erase(Family::kMeta, lost_key(change.number));
+  change.batch.erase(Family::kMeta, short_key(change.number));
+  change.batch.erase(Family::kMeta, reported_key(change.number));
   change.batch.erase(Family::kMeta, checkpointed_key(change.number));
 }
 
@@ -172,23 +247,25 @@ Result<bool> JobBook::ended_with(const Lease& lease, std::string_view what) cons
   if (!number) return std::unexpected(number.error());
   auto mark = store_.get(Family::kMeta, ended_key(*number));
   if (!mark) return std::unexpected(std::move(mark).error());
-  return *mark && **mark == std::format("{} {}", lease.epoch, what);
+  if (!*mark || **mark != std::format("{} {}", lease.epoch, what)) return false;
+  // The lease is no longer in force, but its holder alone may ask for what has become of it.
+  auto last = store_.get_record<Lease>(Family::kLeases, number_key(*number));
+  if (!last) return std::unexpected(std::move(last).error());
+  return !*last || (*last)->epoch != lease.epoch || same_secret((*last)->token, lease.token);
 }
 
-Result<std::uint64_t> JobBook::count_lost(Change& change) const {
-  auto mark = store_.get(Family::kMeta, lost_key(change.number));
+// One more under `key`.
+Result<std::uint64_t> JobBook::count(Change& change, std::string key) const {
+  auto mark = store_.get(Family::kMeta, key);
   if (!mark) return std::unexpected(std::move(mark).error());
-  const std::uint64_t lost = (*mark ? number_of(**mark) : 0) + 1;
-  change.batch.put(Family::kMeta, lost_key(change.number), number_key(lost));
-  return lost;
+  const std::uint64_t counted = (*mark ? number_of(**mark) : 0) + 1;
+  change.batch.put(Family::kMeta, std::move(key), number_key(counted));
+  return counted;
 }
 
-Result<void> JobBook::requeue_or_fail(Change& change, std::string reason, std::string message, Now now) const {
-  if (change.job.cancel_requested) {
-    finish(change, JobState::kCancelled, "cancelled", now);
-    return {};
-  }
-  const auto lost = count_lost(change);
+// After an attempt that had its time, and failed or was lost.
+Result<void> JobBook::retry_or_fail(Change& change, std::string reason, std::string message, Now now) const {
+  const auto lost = count(change, lost_key(change.number));
   if (!lost) return std::unexpected(lost.error());
   if (*lost < limits_.max_lost_attempts) {
     change.enter(JobState::kRetrying, std::format("attempt {}: {}", change.job.attempt, message));
@@ -200,18 +277,63 @@ Result<void> JobBook::requeue_or_fail(Change& change, std::string reason, std::s
   return {};
 }
 
+// After a trainer was lost. Whatever killed it may have had nothing to do with the job, so an attempt that had no time
+// for a checkpoint says little against it; but without one there is no progress either, and so their number is bounded.
+Result<void> JobBook::take_back(Change& change, const Lease& lease, Now now) const {
+  if (change.job.cancel_requested) {
+    finish(change, JobState::kCancelled, "cancelled", now);
+    return {};
+  }
+  auto message = std::format("trainer {} was not heard of for {} ms", lease.holder.text(), leases_.duration().count());
+  const auto document = store_.get(Family::kDocuments, number_key(change.number));
+  if (!document) return std::unexpected(document.error());
+  const auto every = checkpoint_interval(document->value_or(""), limits_.checkpoint_every);
+  const auto live = live_.find(change.number);
+  const auto lived = live == live_.end() ? LeaseTable::TimePoint::duration()
+                                         : now.steady - leases_.duration() - live->second.unsaved_since;
+  if (lived >= 2 * every + kCheckpointSlack) return retry_or_fail(change, "WORKER_LOST", std::move(message), now);
+
+  const auto lost = count(change, short_key(change.number));
+  if (!lost) return std::unexpected(lost.error());
+  if (*lost < limits_.max_short_attempts) {
+    change.enter(JobState::kRetrying, std::format("attempt {}: {}", change.job.attempt, message));
+    return {};
+  }
+  change.job.reason = "WORKER_LOST";
+  finish(change, JobState::kFailed,
+         std::format("{} attempts in a row ended before there was time for a checkpoint, which comes every {} s, the "
+                     "last: {}",
+                     *lost, std::chrono::duration<double>(every).count(), message),
+         now);
+  return {};
+}
+
 // --- asked by gateways ---
 
 Result<Job> JobBook::create(const msg::CreateJob& question, Now now) {
-  if (auto plain = check_text("idempotency key", question.idempotency_key, 200); !plain) {
+  const Job& asked = question.job;
+  if (auto plain = check_text("idempotency key", question.idempotency_key, kMaxKeyBytes); !plain) {
     return std::unexpected(plain.error());
   }
+  if (auto plain = check_text("actor", asked.actor, kMaxActorBytes); !plain) return std::unexpected(plain.error());
+  const Digest document = sha256(asked.document);
   if (!question.idempotency_key.empty()) {
-    auto made = store_.get(Family::kMeta, idempotency_key(question.idempotency_key));
-    if (!made) return std::unexpected(std::move(made).error());
-    if (*made) return get(job_id(number_of(**made)));
+    const auto made = marks_.submission(asked.actor, question.idempotency_key, now.unix_ms);
+    if (!made) return std::unexpected(made.error());
+    if (*made) {
+      auto first = get(job_id((*made)->job));
+      if (!first) return first;
+      const Digest before = (*made)->document.value_or(first->spec_digest);
+      if (before == document) return first;
+      // A mark of an earlier release may be anybody's.
+      if ((*made)->document || asked.actor.empty()) {
+        return fail(Code::kConflict,
+                    std::format("the idempotency key was used within the last day for {}, whose document has the "
+                                "SHA-256 {}; this one has {}",
+                                first->id.text(), to_hex(before), to_hex(document)));
+      }
+    }
   }
-  const Job& asked = question.job;
   if (auto named = check_name("model", asked.model); !named) {
     return fail_at("$.publish.model", named.error().code, named.error().message);
   }
@@ -223,13 +345,17 @@ Result<Job> JobBook::create(const msg::CreateJob& question, Now now) {
   if (auto plain = check_text("request id", asked.request_id, 200); !plain) return std::unexpected(plain.error());
   const auto dataset = catalog_.dataset(asked.dataset, asked.dataset_version);
   if (!dataset) return fail_at("$.dataset", dataset.error().code, dataset.error().message);
+  if (auto later = later_release(*dataset); !later.empty()) {
+    return fail_at("$.dataset", Code::kUnsupported,
+                   std::format("{} of data set '{}' is of a later release", later, dataset->name));
+  }
 
   Change change;
   change.number = last_job_ + 1;
   change.is_new = true;
   Job& job = change.job;
   job.id = job_id(change.number);
-  job.spec_digest = sha256(asked.document);
+  job.spec_digest = document;
   job.model = asked.model;
   job.dataset = dataset->name;
   job.dataset_version = dataset->version;
@@ -237,10 +363,12 @@ Result<Job> JobBook::create(const msg::CreateJob& question, Now now) {
   job.seed = asked.seed;
   job.created_ms = now.unix_ms;
   job.request_id = asked.request_id;
+  job.actor = asked.actor;
   change.enter(JobState::kQueued, "queued");
   change.batch.put(Family::kDocuments, number_key(change.number), asked.document);
   if (!question.idempotency_key.empty()) {
-    change.batch.put(Family::kMeta, idempotency_key(question.idempotency_key), number_key(change.number));
+    RepeatMarks::put_submission(change.batch, asked.actor, question.idempotency_key, change.number, document,
+                                now.unix_ms);
   }
   Job created = job;
   if (auto saved = save(std::move(change), now); !saved) return std::unexpected(std::move(saved).error());
@@ -252,13 +380,15 @@ Result<Job> JobBook::create(const msg::CreateJob& question, Now now) {
 Result<Job> JobBook::get(const JobId& id) const {
   const auto number = job_number(id);
   if (!number) return std::unexpected(number.error());
-  auto change = change_of(*number);
-  if (!change) return std::unexpected(std::move(change).error());
+  auto job = job_of(*number);
+  if (!job) return job;
   auto document = store_.get(Family::kDocuments, number_key(*number));
   if (!document) return std::unexpected(std::move(document).error());
-  if (!*document) return fail(Code::kDataLoss, std::format("the document of {} is missing", id.text()));
-  change->job.document = std::move(**document);
-  return std::move(change->job);
+  if (!*document) {
+    return std::unexpected(store_.set_aside(Family::kDocuments, number_key(*number), 0, "it is missing"));
+  }
+  job->document = std::move(**document);
+  return job;
 }
 
 Result<std::vector<Job>> JobBook::list(const msg::ListJobs& question) const {
@@ -270,10 +400,8 @@ Result<std::vector<Job>> JobBook::list(const msg::ListJobs& question) const {
   }
   PageMeter page(page_size(question.limit));
   std::vector<Job> found;
-  auto scanned = store_.scan_back(Family::kJobs, {}, end, [&](auto, auto value) -> Result<bool> {
-    auto job = decode<Job>(value);
-    if (!job) return std::unexpected(std::move(job).error());
-    found.push_back(std::move(*job));
+  auto scanned = store_.scan_records_back<Job>(Family::kJobs, {}, end, [&](auto, Job job) -> Result<bool> {
+    found.push_back(std::move(job));
     return page.count(found.back());
   });
   if (!scanned) return std::unexpected(std::move(scanned).error());
@@ -304,74 +432,118 @@ Result<Job> JobBook::cancel(const JobId& id, Now now) {
 Result<std::vector<JobEvent>> JobBook::events(const msg::ListJobEvents& question) const {
   const auto number = job_number(question.job);
   if (!number) return std::unexpected(number.error());
-  if (auto job = change_of(*number); !job) return std::unexpected(std::move(job).error());
+  if (auto job = job_of(*number); !job) return std::unexpected(std::move(job).error());
   PageMeter page(page_size(question.limit));
   std::vector<JobEvent> found;
   if (question.after == std::numeric_limits<std::uint64_t>::max()) return found;
   const std::string name = number_key(*number);
-  auto scanned = store_.scan(Family::kJobEvents, numbered_key(name, question.after + 1), end_key(name),
-                             [&](auto, auto value) -> Result<bool> {
-                               auto event = decode<JobEvent>(value);
-                               if (!event) return std::unexpected(std::move(event).error());
-                               found.push_back(std::move(*event));
-                               return page.count(found.back());
-                             });
+  auto scanned = store_.scan_records<JobEvent>(Family::kJobEvents, numbered_key(name, question.after + 1),
+                                               end_key(name), [&](auto, JobEvent event) -> Result<bool> {
+                                                 found.push_back(std::move(event));
+                                                 return page.count(found.back());
+                                               });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   return found;
 }
 
+Result<void> JobBook::purge_marks(Now now) {
+  Batch batch;
+  batch.stay_quiet();
+  if (auto found = marks_.purge(batch, now.unix_ms, kMaxPurged); !found) return found;
+  if (batch.empty()) return {};
+  return store_.commit(std::move(batch));
+}
+
 // --- attempts ---
+
+// Errors: kDataLoss (something of it cannot be read).
+Result<JobBook::Order> JobBook::order_of(std::uint64_t number) const {
+  auto change = change_of(number);
+  if (!change) return std::unexpected(std::move(change).error());
+  const std::string name = number_key(number);
+  auto document = store_.get(Family::kDocuments, name);
+  if (!document) return std::unexpected(std::move(document).error());
+  if (!*document) return std::unexpected(store_.set_aside(Family::kDocuments, name, 0, "it is missing"));
+  auto last = store_.get_record<Lease>(Family::kLeases, name);
+  if (!last) return std::unexpected(std::move(last).error());
+  auto ended = store_.get(Family::kMeta, ended_key(number));
+  if (!ended) return std::unexpected(std::move(ended).error());
+
+  Order order{.change = std::move(*change), .document = std::move(**document), .last_epoch = 0};
+  // Where the last lease is missing, no epoch that may have been granted comes again.
+  order.last_epoch = *last ? (*last)->epoch : order.change.job.attempt;
+  if (*ended) order.last_epoch = std::max(order.last_epoch, epoch_of(**ended));
+  return order;
+}
 
 Result<msg::RunJob> JobBook::claim(const WorkerId& worker, Now now) {
   if (auto plain = check_text("worker id", worker.text(), 128); !plain) return std::unexpected(plain.error());
   if (worker.empty()) return fail(Code::kInvalidArgument, "a claim that names no worker");
-  if (waiting_.empty()) return fail(Code::kNotFound, "no job waits");
 
-  const std::uint64_t number = *waiting_.begin();
-  const std::string name = number_key(number);
-  auto change = change_of(number);
-  if (!change) return std::unexpected(std::move(change).error());
-  auto last = store_.get_record<Lease>(Family::kLeases, name);
-  if (!last) return std::unexpected(std::move(last).error());
+  Result<Order> order = fail(Code::kNotFound, "no job waits");
+  for (const std::uint64_t number : waiting_) {
+    auto next = order_of(number);
+    if (!next && next.error().code == Code::kDataLoss) continue;  // set aside; it stops nobody else's job
+    order = std::move(next);
+    break;
+  }
+  if (!order) return std::unexpected(std::move(order).error());
 
-  Job& job = change->job;
+  const std::uint64_t number = order->change.number;
+  Job& job = order->change.job;
   const Lease lease{.job = job.id,
-                    .epoch = *last ? (*last)->epoch + 1 : 1,
+                    .epoch = order->last_epoch + 1,
                     .holder = worker,
-                    .duration_ms = static_cast<std::uint32_t>(limits_.lease.count())};
+                    .duration_ms = static_cast<std::uint32_t>(limits_.lease.count()),
+                    .token = random_hex(128)};
   ++job.attempt;
   job.worker = worker;
   if (job.started_ms == 0) job.started_ms = now.unix_ms;
-  change->enter(JobState::kStarting, std::format("attempt {} goes to trainer {}", job.attempt, worker.text()));
-  change->batch.put_record(Family::kLeases, name, lease);
-  if (auto saved = save(std::move(*change), now); !saved) return std::unexpected(std::move(saved).error());
-  leases_.grant(lease.job, lease.epoch, lease.holder, now.steady);
+  order->change.enter(JobState::kStarting, std::format("attempt {} goes to trainer {}", job.attempt, worker.text()));
+  order->change.batch.put_record(Family::kLeases, number_key(number), lease);
+  Job claimed = job;
+  if (auto saved = save(std::move(order->change), now); !saved) return std::unexpected(std::move(saved).error());
+  leases_.grant(lease, now.steady);
+  Live& live = live_[number];
+  live.unsaved_since = now.steady;
+  live.last_checkpoint.reset();
 
-  auto whole = get(lease.job);
-  if (!whole) return std::unexpected(std::move(whole).error());
-  return msg::RunJob{.job = std::move(*whole), .lease = lease};
+  claimed.document = std::move(order->document);
+  return msg::RunJob{.job = std::move(claimed), .lease = lease};
 }
 
 Result<msg::JobOrders> JobBook::report(const msg::ReportJob& question, Now now) {
   auto change = change_under(question.lease);
   if (!change) return std::unexpected(std::move(change).error());
   const std::uint64_t number = change->number;
+  const bool numbered = question.number > 0;
   std::size_t told = 0;
   if (const auto live = live_.find(number);
       live != live_.end() && live->second.reported_epoch == question.lease.epoch) {
-    told = std::ranges::mismatch(live->second.reported, question.events).in2 - question.events.begin();
+    if (!numbered) {
+      told = std::ranges::mismatch(live->second.reported, question.events).in2 - question.events.begin();
+    } else if (question.number <= live->second.reported_number) {
+      told = question.events.size();
+    }
   }
-  for (const JobEvent& event : std::span(question.events).subspan(told)) {
+  const auto fresh = std::span(question.events).subspan(told);
+  for (const JobEvent& event : fresh) {
     const bool known =
         event.kind == "progress" || event.kind == "epoch" || event.kind == "checkpoint" || event.kind == "warning";
     if (!known) {
       return fail(Code::kInvalidArgument, std::format("an event of kind '{}', wanted progress, epoch, checkpoint or "
                                                       "warning",
-                                                      event.kind));
+                                                      plain_text(event.kind, 100)));
     }
-    change->add(event.kind, event.message);
-    change->events.back().progress = event.progress;
-    if (event.kind == "progress" || event.kind == "epoch") change->job.progress = event.progress;
+    change->add(event.kind, plain_text(event.message, kMaxMessageBytes));
+    Progress& progress = change->events.back().progress;
+    progress = event.progress;
+    if (progress.metrics.size() > kMaxMetrics) progress.metrics.resize(kMaxMetrics);
+    if (event.kind == "progress" || event.kind == "epoch") change->job.progress = progress;
+  }
+  if (numbered && !fresh.empty()) {
+    change->batch.put(Family::kMeta, reported_key(number),
+                      std::format("{} {}", question.lease.epoch, number_key(question.number)));
   }
   const bool cancel = change->job.cancel_requested;
   if (!change->events.empty()) {
@@ -383,8 +555,10 @@ Result<msg::JobOrders> JobBook::report(const msg::ReportJob& question, Now now) 
   }
   if (!question.events.empty()) {
     Live& live = live_[number];
+    if (live.reported_epoch != question.lease.epoch) live.reported_number = 0;
     live.reported_epoch = question.lease.epoch;
-    live.reported = question.events;
+    live.reported_number = std::max(live.reported_number, question.number);
+    live.reported = numbered ? std::vector<JobEvent>() : question.events;
   }
   if (auto renewed = leases_.renew(question.lease, now.steady); !renewed) return std::unexpected(renewed.error());
   return msg::JobOrders{.cancel = cancel, .lease_ms = static_cast<std::uint32_t>(limits_.lease.count())};
@@ -398,6 +572,14 @@ Result<void> JobBook::commit_checkpoint(const msg::CommitCheckpoint& question, R
   if (!last_upload) return std::unexpected(std::move(last_upload).error());
   if (*last_upload && **last_upload == question.upload.text()) return leases_.renew(question.lease, now.steady);
   if (!files) return std::unexpected(std::move(files).error());
+  Live& live = live_[change->number];
+  if (live.last_checkpoint && now.steady - *live.last_checkpoint < limits_.min_between_checkpoints) {
+    return std::unexpected(Error{
+        .code = Code::kOverloaded,
+        .message = std::format("the last checkpoint came less than {} ms ago", limits_.min_between_checkpoints.count()),
+        .path = {},
+        .retry_after = limits_.min_between_checkpoints});
+  }
 
   const std::string name = number_key(change->number);
   auto last = store_.get_record<Checkpoint>(Family::kCheckpoints, name);
@@ -407,19 +589,23 @@ Result<void> JobBook::commit_checkpoint(const msg::CommitCheckpoint& question, R
                               .attempt = change->job.attempt,
                               .files = std::move(*files),
                               .at_ms = now.unix_ms};
+  if (*last) retire(**last, change->retired);
   change->add("checkpoint", std::format("checkpoint {}", checkpoint.number));
   change->events.back().progress = change->job.progress;
   change->batch.put_record(Family::kCheckpoints, name, checkpoint);
   change->batch.put(Family::kMeta, checkpointed_key(change->number), question.upload.text());
   change->batch.erase(Family::kMeta, lost_key(change->number));
+  change->batch.erase(Family::kMeta, short_key(change->number));
   if (auto saved = save(std::move(*change), now); !saved) return saved;
+  live.unsaved_since = now.steady;
+  live.last_checkpoint = now.steady;
   return leases_.renew(question.lease, now.steady);
 }
 
 Result<std::vector<Checkpoint>> JobBook::checkpoint(const JobId& id) const {
   const auto number = job_number(id);
   if (!number) return std::unexpected(number.error());
-  if (auto job = change_of(*number); !job) return std::unexpected(std::move(job).error());
+  if (auto job = job_of(*number); !job) return std::unexpected(std::move(job).error());
   auto found = store_.get_record<Checkpoint>(Family::kCheckpoints, number_key(*number));
   if (!found) return std::unexpected(std::move(found).error());
   std::vector<Checkpoint> checkpoints;
@@ -438,6 +624,9 @@ Result<Version> JobBook::publish(const msg::Publish& question, Result<std::vecto
   auto change = change_under(question.lease);
   if (!change) return std::unexpected(std::move(change).error());
   if (auto whole = check_signature(question.signature); !whole) return std::unexpected(whole.error());
+  if (question.metrics.size() > kMaxMetrics) {
+    return fail(Code::kTooLarge, std::format("{} metrics, at most {} are kept", question.metrics.size(), kMaxMetrics));
+  }
   if (!files) return std::unexpected(std::move(files).error());
 
   Job& job = change->job;
@@ -460,10 +649,15 @@ Result<Version> JobBook::publish(const msg::Publish& question, Result<std::vecto
   end_lease(*change, question.lease, kPublished);
   if (auto saved = save(std::move(*change), now); !saved) return std::unexpected(std::move(saved).error());
   leases_.release(question.lease.job);
+  if (auto filled = quarantines_.fill(*added); !filled) return std::unexpected(filled.error());
   return added;
 }
 
 Result<void> JobBook::end_attempt(const msg::EndAttempt& question, Now now) {
+  if (question.outcome > msg::Outcome::kReleased) {
+    return fail(Code::kInvalidArgument,
+                std::format("an outcome of a later release: {}", static_cast<int>(question.outcome)));
+  }
   const auto repeated = ended_with(question.lease, kEnded);
   if (!repeated) return std::unexpected(repeated.error());
   if (*repeated) return {};
@@ -474,17 +668,18 @@ Result<void> JobBook::end_attempt(const msg::EndAttempt& question, Now now) {
   if (auto valid = leases_.check(question.lease); !valid) return valid;
 
   Job& job = change->job;
-  const std::string message = question.message.empty() ? "no reason was given" : question.message;
+  const std::string message =
+      question.message.empty() ? "no reason was given" : plain_text(question.message, kMaxMessageBytes);
+  const std::string reason = question.reason.empty() ? "INTERNAL" : plain_text(question.reason, 100);
   if (question.outcome == msg::Outcome::kCancelled) {
     finish(*change, JobState::kCancelled, "cancelled", now);
   } else if (question.outcome == msg::Outcome::kFailed && !question.retry) {
-    job.reason = question.reason.empty() ? "INTERNAL" : question.reason;
+    job.reason = reason;
     finish(*change, JobState::kFailed, message, now);
-  } else if (question.outcome == msg::Outcome::kFailed) {
-    const std::string reason = question.reason.empty() ? "INTERNAL" : question.reason;
-    if (auto done = requeue_or_fail(*change, reason, message, now); !done) return done;
   } else if (job.cancel_requested) {
     finish(*change, JobState::kCancelled, "cancelled", now);
+  } else if (question.outcome == msg::Outcome::kFailed) {
+    if (auto done = retry_or_fail(*change, reason, message, now); !done) return done;
   } else if (job.state == JobState::kStarting) {
     --job.attempt;  // it never began
     change->enter(JobState::kQueued, std::format("given back by trainer {}: {}", job.worker.text(), message));
@@ -505,13 +700,13 @@ Result<void> JobBook::expire(Now now) {
       if (!number) return std::unexpected(number.error());
       auto change = change_of(*number);
       if (!change) return std::unexpected(std::move(change).error());
-      auto message = std::format("trainer {} was not heard of for {} ms", lease.holder.text(), lease.duration_ms);
-      if (auto done = requeue_or_fail(*change, "WORKER_LOST", std::move(message), now); !done) return done;
+      if (auto done = take_back(*change, lease, now); !done) return done;
       return save(std::move(*change), now);
     };
     if (auto settled = settle(); !settled) {
+      if (settled.error().code == Code::kDataLoss) continue;  // set aside
       // The disk may be full: the job stays with its holder until this can be written.
-      leases_.grant(lease.job, lease.epoch, lease.holder, now.steady);
+      leases_.grant(lease, now.steady);
       result = std::move(settled);
     }
   }

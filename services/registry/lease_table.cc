@@ -2,10 +2,13 @@
 
 #include <format>
 
+#include "services/registry/secret.h"
+
 namespace slipway::registry {
 
-void LeaseTable::grant(const JobId& job, std::uint64_t epoch, const WorkerId& holder, TimePoint now) {
-  held_.insert_or_assign(job, Held{.epoch = epoch, .holder = holder, .end = now + duration_});
+void LeaseTable::grant(const Lease& lease, TimePoint now) {
+  held_.insert_or_assign(
+      lease.job, Held{.epoch = lease.epoch, .holder = lease.holder, .token = lease.token, .end = now + duration_});
 }
 
 Result<void> LeaseTable::renew(const Lease& lease, TimePoint now) {
@@ -23,6 +26,10 @@ Result<void> LeaseTable::check(const Lease& lease) const {
     return fail(Code::kConflict, std::format("the lease of {} has epoch {}, {} came from its earlier holder",
                                              lease.job.text(), found->second.epoch, lease.epoch));
   }
+  if (!same_secret(found->second.token, lease.token)) {
+    return fail(Code::kConflict,
+                std::format("the lease of {} with epoch {} has another token", lease.job.text(), lease.epoch));
+  }
   return {};
 }
 
@@ -36,7 +43,8 @@ std::vector<Lease> LeaseTable::take_expired(TimePoint now) {
     expired.push_back({.job = held->first,
                        .epoch = held->second.epoch,
                        .holder = held->second.holder,
-                       .duration_ms = static_cast<std::uint32_t>(duration_.count())});
+                       .duration_ms = static_cast<std::uint32_t>(duration_.count()),
+                       .token = std::move(held->second.token)});
     held = held_.erase(held);
   }
   return expired;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "lib/base/error.h"
@@ -20,13 +21,13 @@ class LeaseTable {
   explicit LeaseTable(std::chrono::milliseconds duration) : duration_(duration) {}
 
   // Puts a lease in force until `now` + duration, in place of one the job may have.
-  void grant(const JobId& job, std::uint64_t epoch, const WorkerId& holder, TimePoint now);
+  void grant(const Lease& lease, TimePoint now);
 
   // Gives the lease its full duration again. Errors: kConflict (not the lease in force).
   [[nodiscard]] Result<void> renew(const Lease& lease, TimePoint now);
 
   // Whether `lease` is the one in force; its end does not matter before take_expired() has been asked.
-  // Errors: kConflict (another epoch or holder, or none).
+  // Errors: kConflict (another epoch, holder or token, or none).
   [[nodiscard]] Result<void> check(const Lease& lease) const;
 
   void release(const JobId& job) { held_.erase(job); }
@@ -44,6 +45,7 @@ class LeaseTable {
   struct Held {
     std::uint64_t epoch;
     WorkerId holder;
+    std::string token;
     TimePoint end;
   };
 

@@ -7,6 +7,7 @@
 #include "lib/base/log.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
+#include "schema/limits.h"
 #include "services/registry/server.h"
 
 int main(int argc, char** argv) {
@@ -32,7 +33,7 @@ int main(int argc, char** argv) {
   options.add("min-free-bytes", server_options.min_free_bytes, "Room on the disk that uploads leave free");
   options.add("max-upload-bytes", server_options.uploads.max_bytes, "Largest upload, decompressed");
   if (const auto code = options.parse(argc, argv)) return *code;
-  if (auto started = start_logging("slipway-registry", settings.log_format, settings.log_level); !started) {
+  if (auto started = start_logging("registry", settings.log_format, settings.log_level); !started) {
     return exit_with(started.error());
   }
   if (!std::isfinite(lease_seconds) || lease_seconds < 0.1 || lease_seconds > 3600) {
@@ -41,7 +42,16 @@ int main(int argc, char** argv) {
                       .path = {}});
   }
 
+  // The chunks of one file are one list, of a record and of a message.
+  if (constexpr std::uint64_t kMost = kMaxListItems * kChunkBytes; server_options.uploads.max_bytes > kMost) {
+    return exit_with({.code = Code::kInvalidArgument,
+                      .message = std::format("max-upload-bytes {}: at most {} can be kept of one file",
+                                             server_options.uploads.max_bytes, kMost),
+                      .path = {}});
+  }
+
   server_options.data_dir = data_dir;
+  server_options.cluster_secret = settings.cluster_secret;
   server_options.calls_address = std::format("{}:{}", settings.listen_address, bus_port);
   server_options.events_address = std::format("{}:{}", settings.listen_address, events_port);
   server_options.jobs.lease = std::chrono::milliseconds(std::llround(lease_seconds * 1000));

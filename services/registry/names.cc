@@ -32,6 +32,22 @@ Result<void> check_text(std::string_view what, std::string_view text, std::size_
   return {};
 }
 
+std::string plain_text(std::string_view text, std::size_t max_bytes) {
+  std::string plain;
+  for (const char *at = text.data(), *end = at + text.size(); at != end;) {
+    const char* const from = at;
+    const auto point = boost::nowide::utf::utf_traits<char>::decode(at, end);
+    const bool bad = point == boost::nowide::utf::illegal || point == boost::nowide::utf::incomplete;
+    const bool control = (point < 0x20 && point != '\n' && point != '\t') || point == 0x7f;
+    const std::string_view piece = bad       ? std::string_view("?")
+                                   : control ? std::string_view(" ")
+                                             : std::string_view(from, at);
+    if (plain.size() + piece.size() > max_bytes) break;
+    plain += piece;
+  }
+  return plain;
+}
+
 JobId job_id(std::uint64_t number) { return JobId(std::format("job-{}", number)); }
 
 Result<std::uint64_t> job_number(const JobId& id) {

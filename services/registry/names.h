@@ -18,6 +18,9 @@ namespace slipway::registry {
 // Errors: kInvalidArgument, kTooLarge.
 [[nodiscard]] Result<void> check_text(std::string_view what, std::string_view text, std::size_t max_bytes);
 
+// `text` made to pass check_text: what is too much is cut off, what is not plain text is replaced.
+[[nodiscard]] std::string plain_text(std::string_view text, std::size_t max_bytes);
+
 // "job-12" and 12. Errors: kNotFound (no job can have this id).
 [[nodiscard]] JobId job_id(std::uint64_t number);
 [[nodiscard]] Result<std::uint64_t> job_number(const JobId& id);

@@ -6,24 +6,35 @@ namespace slipway::registry {
 namespace {
 
 // In the order of msg::Body.
-constexpr std::array kKinds{"nothing",          "error",         "ok",           "hello",          "welcome",
-                            "rehello",          "heartbeat",     "infer",        "inferred",       "cancel",
-                            "runJob",           "inspect",       "inspected",    "openUpload",     "uploadOpened",
-                            "uploadPart",       "abortUpload",   "getUpload",    "uploadedFiles",  "getChunk",
-                            "commitDataset",    "datasetStored", "getDataset",   "listDatasets",   "datasets",
-                            "createJob",        "getJob",        "listJobs",     "jobs",           "cancelJob",
-                            "listJobEvents",    "jobEvents",     "claimJob",     "reportJob",      "jobOrders",
-                            "commitCheckpoint", "getCheckpoint", "checkpoints",  "publish",        "endAttempt",
-                            "commitVersion",    "getVersion",    "listVersions", "versions",       "getModel",
-                            "listModels",       "models",        "moveAlias",    "listAliasMoves", "aliasMoves",
-                            "changed",          "quarantineFile", "liftQuarantine", "listQuarantines", "quarantines",
-                            "listUnreadable",   "unreadable"};
+constexpr std::array kKinds{"nothing",        "error",          "ok",
+                            "hello",          "welcome",        "rehello",
+                            "heartbeat",      "infer",          "inferred",
+                            "cancel",         "runJob",         "inspect",
+                            "inspected",      "openUpload",     "uploadOpened",
+                            "uploadPart",     "abortUpload",    "getUpload",
+                            "uploadedFiles",  "getChunk",       "commitDataset",
+                            "datasetStored",  "getDataset",     "listDatasets",
+                            "datasets",       "createJob",      "getJob",
+                            "listJobs",       "jobs",           "cancelJob",
+                            "listJobEvents",  "jobEvents",      "claimJob",
+                            "reportJob",      "jobOrders",      "commitCheckpoint",
+                            "getCheckpoint",  "checkpoints",    "publish",
+                            "endAttempt",     "commitVersion",  "getVersion",
+                            "listVersions",   "versions",       "getModel",
+                            "listModels",     "models",         "moveAlias",
+                            "listAliasMoves", "aliasMoves",     "changed",
+                            "quarantineFile", "liftQuarantine", "listQuarantines",
+                            "quarantines",    "listUnreadable", "unreadable"};
 static_assert(kKinds.size() == std::variant_size_v<msg::Body>);
 
 constexpr std::array kStates{"queued", "starting", "running", "retrying", "succeeded", "failed", "cancelled"};
 
 prometheus::Gauge& gauge(const char* name, const char* help) {
   return prometheus::BuildGauge().Name(name).Help(help).Register(obs::metrics()).Add({});
+}
+
+prometheus::Counter& counter(const char* name, const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(obs::metrics()).Add({});
 }
 
 }  // namespace
@@ -43,7 +54,11 @@ RegistryMetrics::RegistryMetrics()
       stored_bytes_(gauge("slipway_registry_stored_bytes", "Bytes in chunk files")),
       free_bytes_(gauge("slipway_registry_free_bytes", "Bytes free on the data folder's file system")),
       uploads_(gauge("slipway_registry_uploads", "Uploads that are known")),
-      queued_jobs_(gauge("slipway_registry_queued_jobs", "Jobs that wait for a trainer")) {
+      queued_jobs_(gauge("slipway_registry_queued_jobs", "Jobs that wait for a trainer")),
+      unreadable_(gauge("slipway_registry_unreadable_records", "Records that this release cannot read, found so far")),
+      handler_failures_(counter("slipway_registry_handler_failures_total", "Calls and chores that ended in a fault")),
+      wrong_secrets_(
+          counter("slipway_registry_wrong_secrets_total", "Calls refused for want of the cluster's secret")) {
   auto& family = prometheus::BuildGauge().Name("slipway_registry_jobs").Help("Jobs by state").Register(obs::metrics());
   for (std::size_t i = 0; i < kStates.size(); ++i) jobs_[i] = &family.Add({{"state", kStates[i]}});
 }

@@ -24,6 +24,9 @@ class RegistryMetrics {
   void set_stored_bytes(std::uint64_t bytes) { stored_bytes_.Set(static_cast<double>(bytes)); }
   void set_free_bytes(std::uint64_t bytes) { free_bytes_.Set(static_cast<double>(bytes)); }
   void set_uploads(std::size_t count) { uploads_.Set(static_cast<double>(count)); }
+  void set_unreadable(std::size_t count) { unreadable_.Set(static_cast<double>(count)); }
+  void count_handler_failure() { handler_failures_.Increment(); }
+  void count_wrong_secret() { wrong_secrets_.Increment(); }
   void set_jobs(const std::array<std::int64_t, 7>& by_state);
 
  private:
@@ -33,6 +36,9 @@ class RegistryMetrics {
   prometheus::Gauge& free_bytes_;
   prometheus::Gauge& uploads_;
   prometheus::Gauge& queued_jobs_;
+  prometheus::Gauge& unreadable_;
+  prometheus::Counter& handler_failures_;
+  prometheus::Counter& wrong_secrets_;
   std::array<prometheus::Gauge*, 7> jobs_{};
 };
 

@@ -7,6 +7,7 @@
 #include <rocksdb/write_buffer_manager.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <charconv>
@@ -14,6 +15,7 @@
 #include <limits>
 #include <mutex>
 
+#include "lib/base/log.h"
 #include "services/registry/chunk_store.h"
 
 namespace slipway::registry {
@@ -122,7 +124,8 @@ struct RocksStore::State {
   Options options;
   std::shared_ptr<Watch> watch = std::make_shared<Watch>();
   std::unique_ptr<rocksdb::DB> db;
-  std::vector<rocksdb::ColumnFamilyHandle*> families;
+  std::vector<rocksdb::ColumnFamilyHandle*> families;  // ours, then those of a later release
+  mutable UnreadableRecords unreadable;
   std::atomic<std::uint64_t> revision{0};
   OnCommit on_commit;
 
@@ -158,9 +161,7 @@ RocksStore::RocksStore(std::unique_ptr<State> state) : state_(std::move(state)) 
 RocksStore::~RocksStore() = default;
 
 Result<std::unique_ptr<RocksStore>> RocksStore::open(const std::filesystem::path& folder, Options options) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) return fail(Code::kUnavailable, std::format("{}: {}", folder.string(), error.message()));
+  if (auto made = make_folder(folder); !made) return std::unexpected(std::move(made).error());
 
   auto state = std::make_unique<State>();
   state->folder = folder;
@@ -170,6 +171,15 @@ Result<std::unique_ptr<RocksStore>> RocksStore::open(const std::filesystem::path
   database.listeners.push_back(state->watch);
   std::vector<rocksdb::ColumnFamilyDescriptor> families{{rocksdb::kDefaultColumnFamilyName, family_options(cache)}};
   for (const char* name : kNames) families.emplace_back(name, family_options(cache));
+  // RocksDB opens all families or none: those of a later release are kept as they are.
+  std::vector<std::string> there;
+  if (rocksdb::DB::ListColumnFamilies(database, folder.string(), &there).ok()) {
+    for (const std::string& name : there) {
+      if (std::ranges::contains(families, name, &rocksdb::ColumnFamilyDescriptor::name)) continue;
+      spdlog::warn("database family of a later release left alone family={}", log_value(name));
+      families.emplace_back(name, family_options(cache));
+    }
+  }
 
   rocksdb::DB* db = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
@@ -207,8 +217,35 @@ Result<std::optional<std::string>> RocksStore::get(Family family, std::string_vi
   std::string value;
   const auto status = state_->db->Get(rocksdb::ReadOptions(), state_->family(family), slice(key), &value);
   if (status.IsNotFound()) return std::nullopt;
+  if (status.IsCorruption()) return std::unexpected(set_aside(family, key, 0, status.ToString()));
   if (!status.ok()) return std::unexpected(to_error(status));
   return value;
+}
+
+Error RocksStore::set_aside(Family family, std::string_view key, std::size_t size_bytes,
+                            const std::string& reason) const {
+  const char* name = kNames.at(static_cast<std::size_t>(family));
+  state_->unreadable.note(name, key, size_bytes, reason);
+  const bool plain = std::ranges::all_of(key, [](char c) { return c >= 0x20 && c < 0x7f; });
+  return {.code = Code::kDataLoss,
+          .message = std::format("record '{}' of the family {} cannot be read by this release: {}",
+                                 plain ? key : std::string_view("?"), name, reason),
+          .path = {}};
+}
+
+const UnreadableRecords& RocksStore::unreadable() const { return state_->unreadable; }
+
+Result<void> RocksStore::scan_later_families(const Visit& visit) const {
+  for (std::size_t i = kFamilies; i < state_->families.size(); ++i) {
+    const std::unique_ptr<rocksdb::Iterator> at(state_->db->NewIterator(rocksdb::ReadOptions(), state_->families[i]));
+    for (at->SeekToFirst(); at->Valid(); at->Next()) {
+      auto go_on = visit(view(at->key()), view(at->value()));
+      if (!go_on) return std::unexpected(std::move(go_on).error());
+      if (!*go_on) return {};
+    }
+    if (!at->status().ok()) return std::unexpected(to_error(at->status()));
+  }
+  return {};
 }
 
 Result<void> RocksStore::scan(Family family, std::string_view from, std::string_view end, const Visit& visit) const {
@@ -243,10 +280,11 @@ Result<void> RocksStore::scan_back(Family family, std::string_view from, std::st
 }
 
 Result<void> RocksStore::commit(Batch batch) {
+  if (!batch.fits_) return batch.fits_;
   if (auto room = state_->check_room(); !room) return room;
 
   const auto started = std::chrono::steady_clock::now();
-  const std::uint64_t revision = state_->revision + 1;
+  const std::uint64_t revision = state_->revision + (batch.quiet_ ? 0 : 1);
   rocksdb::WriteBatch writes(0, 0, 8, 0);  // 8: protection bytes per key
   rocksdb::Status status;
   for (const auto& step : batch.steps_) {
@@ -268,6 +306,9 @@ Result<void> RocksStore::commit(Batch batch) {
   if (!status.ok()) return std::unexpected(to_error(status));
 
   state_->revision = revision;
+  for (const auto& step : batch.steps_) {
+    state_->unreadable.forget(kNames.at(static_cast<std::size_t>(step.family)), step.key);
+  }
   for (auto& change : batch.changes_) change.revision = revision;
   if (state_->on_commit) state_->on_commit(batch.changes_, std::chrono::steady_clock::now() - started);
   return {};

@@ -4,17 +4,25 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <format>
 #include <map>
 #include <mutex>
 #include <thread>
 
 #include "lib/base/log.h"
+#include "lib/base/sha256.h"
+#include "schema/limits.h"
+#include "services/registry/answer_budget.h"
 #include "services/registry/call_queue.h"
 #include "services/registry/catalog.h"
+#include "services/registry/chunk_index.h"
 #include "services/registry/dataset_inspection.h"
 #include "services/registry/names.h"
+#include "services/registry/part_gate.h"
+#include "services/registry/quarantine_book.h"
 #include "services/registry/registry_metrics.h"
+#include "services/registry/secret.h"
 #include "services/registry/strand_pool.h"
 
 namespace slipway::registry {
@@ -24,8 +32,12 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kPoolThreads = 4;
+constexpr int kReaders = 2;
 constexpr auto kTickEvery = 100ms;
+constexpr auto kKnockEvery = 1s;
 constexpr auto kHousekeepingEvery = 10s;
+constexpr auto kPurgeEvery = 1h;
+constexpr std::size_t kMaxActorBytes = 256;
 constexpr std::size_t kPartCharge = 4096;  // what a queued part costs besides its bytes
 constexpr auto kStandstill = 1s;           // a pause of the writer after which leases are extended by it
 
@@ -39,7 +51,7 @@ struct Call {
   SocketId socket{};
   std::string peer;
   std::uint64_t correlation = 0;
-  std::string request_id;
+  std::string request_id;  // made plain
   const char* kind = "";
   CallQueue::Rank rank = CallQueue::Rank::kOther;
   Clock::time_point deadline = Clock::time_point::max();
@@ -52,6 +64,17 @@ CallQueue::Rank rank_of(const msg::Body& body) {
   return lease ? CallQueue::Rank::kLease : CallQueue::Rank::kOther;
 }
 
+// Something that is done by one at a time.
+struct Turn {
+  explicit Turn(std::atomic<bool>& taken) : taken_(taken) {}
+  ~Turn() { taken_ = false; }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::atomic<bool>& taken_;
+};
+
 }  // namespace
 
 struct Server::State {
@@ -62,7 +85,10 @@ struct Server::State {
         store(std::move(the_store)),
         chunks(std::move(the_chunks)),
         uploads(options.uploads, *chunks),
+        parts(options.max_queued_upload_bytes),
+        chunk_budget(std::make_shared<AnswerBudget>(options.max_answer_bytes, options.max_answer_bytes_per_peer)),
         catalog(*store),
+        quarantines(*store),
         jobs(*store, catalog, options.jobs),
         queue(options.max_queued_calls) {}
 
@@ -76,14 +102,29 @@ struct Server::State {
   std::unique_ptr<RocksStore> store;
   std::unique_ptr<ChunkStore> chunks;
   UploadTable uploads;
+  PartGate parts;
+  ChunkIndex index;  // of what stays: data sets and versions
   RegistryMetrics metrics;
   SocketId calls_socket{};
   SocketId events_socket{};
 
-  // Writer only.
+  // getChunk of peers to whom enough is on its way already, by peer.
+  struct WaitingChunk {
+    Call call;
+    Digest digest;
+  };
+  const std::shared_ptr<AnswerBudget> chunk_budget;
+  std::mutex chunks_mutex;
+  std::map<std::string, std::deque<WaitingChunk>> waiting_chunks;
+  std::size_t waiting_chunks_count = 0;
+
+  // Writes from the writer only; readers ask what is const.
   Catalog catalog;
+  QuarantineBook quarantines;
   JobBook jobs;
-  std::map<UploadId, msg::GetVersion> committed_versions;  // by upload: repeats of commitVersion
+
+  std::mutex retired_mutex;
+  std::vector<Digest> retired;  // chunks of checkpoints that have given way
 
   CallQueue queue;  // for the writer
 
@@ -97,9 +138,12 @@ struct Server::State {
 
   std::atomic<bool> refusing{false};
   std::atomic<bool> sweeping{false};
-  std::atomic<std::size_t> queued_upload_bytes{0};
+  std::atomic<bool> retiring{false};
+  std::atomic<std::uint64_t> wrong_secrets{0};
   std::atomic<std::size_t> queued_pool_calls{0};
+  std::atomic<std::size_t> queued_reads{0};
   std::unique_ptr<StrandPool> pool;
+  std::unique_ptr<StrandPool> readers;
   std::thread writer;
 
   static Now now() {
@@ -115,7 +159,7 @@ struct Server::State {
     metrics.count_request(call.kind, body ? "ok" : code_name(body.error().code).data());
     if (!body && (body.error().code == Code::kInternal || body.error().code == Code::kDataLoss)) {
       spdlog::error("call failed kind={} code={} message={} request={}", call.kind, code_name(body.error().code),
-                    log_value(body.error().message), call.request_id);
+                    log_value(body.error().message), log_value(call.request_id));
     }
     if (call.correlation == 0) return;
     Message message{.envelope = {.correlation = call.correlation,
@@ -159,6 +203,23 @@ struct Server::State {
     return {.code = Code::kUnavailable, .message = "the registry is stopping", .path = {}, .retry_after = 1s};
   }
 
+  // --- faults: a call that throws is answered, and costs nobody else his ---
+
+  void failed(const char* what, const std::exception& failure) {
+    metrics.count_handler_failure();
+    spdlog::error("registry fault at={} message={}", what, log_value(failure.what()));
+  }
+
+  template <class Work>
+  void guarded(const Call& call, const Work& work) {
+    try {
+      work();
+    } catch (const std::exception& failure) {
+      metrics.count_handler_failure();
+      answer(call, fail(Code::kInternal, std::format("a fault of the registry at {}: {}", call.kind, failure.what())));
+    }
+  }
+
   // Errors: kUnavailable (the registry stops), kDeadlineExceeded.
   [[nodiscard]] Result<void> still_wanted(const Call& call) const {
     if (refusing) return std::unexpected(stopping());
@@ -173,17 +234,35 @@ struct Server::State {
     Call call{.socket = incoming.socket,
               .peer = std::move(incoming.peer),
               .correlation = envelope.correlation,
-              .request_id = std::move(envelope.request_id),
+              .request_id = plain_text(envelope.request_id, kMaxRequestIdBytes),
               .kind = kind_name(envelope.body),
               .rank = rank_of(envelope.body)};
     if (envelope.deadline_ms > 0) call.deadline = Clock::now() + std::chrono::milliseconds(envelope.deadline_ms);
-    if (refusing) return answer(call, std::unexpected(stopping()));
-    if (const auto* part = std::get_if<msg::UploadPart>(&envelope.body)) {
-      return on_part(call, *part, std::move(incoming.message.payload));
+    if (!options.cluster_secret.empty() && !same_secret(options.cluster_secret, envelope.secret)) {
+      return refuse_stranger(call);
     }
-    if (!incoming.message.payload.empty()) {
+    if (refusing) return answer(call, std::unexpected(stopping()));
+    guarded(call, [&] { take(call, std::move(incoming.message)); });
+  }
+
+  // A stranger must not fill the disk with log lines: the first ten, then each power of two.
+  void refuse_stranger(const Call& call) {
+    metrics.count_wrong_secret();
+    const auto count = ++wrong_secrets;
+    if (count <= 10 || (count & (count - 1)) == 0) {
+      spdlog::warn("call without the cluster's secret count={} kind={}", count, call.kind);
+    }
+    answer(call, fail(Code::kInvalidArgument, "this is not the cluster's secret (--cluster-secret)"));
+  }
+
+  void take(const Call& call, Message message) {
+    auto& envelope = message.envelope;
+    if (const auto* part = std::get_if<msg::UploadPart>(&envelope.body)) {
+      return on_part(call, *part, std::move(message.payload));
+    }
+    if (!message.payload.empty()) {
       return answer(call, fail(Code::kInvalidArgument, std::format("{} carries no payload, {} frames came", call.kind,
-                                                                   incoming.message.payload.size())));
+                                                                   message.payload.size())));
     }
     std::visit(Overloaded{[&](msg::OpenUpload&) { open_upload(call); },
                           [&](msg::AbortUpload& q) {
@@ -197,13 +276,20 @@ struct Server::State {
                               answer(call, msg::UploadedFiles{.files = std::move(*files)});
                             });
                           },
-                          [&](msg::GetChunk& q) { in_pool(call, {}, [this, call, q] { get_chunk(call, q); }); },
+                          [&](msg::GetChunk& q) { get_chunk(call, q.digest); },
                           [&](msg::CommitDataset& q) { commit_dataset(call, std::move(q)); },
                           [&](msg::CommitCheckpoint& q) { commit_files(call, std::move(q)); },
                           [&](msg::Publish& q) { commit_files(call, std::move(q)); },
-                          [&](msg::CommitVersion& q) { commit_files(call, std::move(q)); },
+                          [&](msg::CommitVersion& q) {
+                            if (auto named = check_name("model", q.model); !named) {
+                              return answer(call, std::unexpected(std::move(named).error()));
+                            }
+                            commit_files(call, std::move(q));
+                          },
                           [&]<class Question>(Question& q) {
-                            if constexpr (requires { handle(call, q); }) {
+                            if constexpr (requires { look_up(call, q); }) {
+                              on_reader(call, [this, call, q = std::move(q)] { look_up(call, q); });
+                            } else if constexpr (requires { handle(call, q); }) {
                               on_writer(call, [this, call, q = std::move(q)] { handle(call, q); });
                             } else {
                               answer(call, fail(Code::kUnsupported,
@@ -219,25 +305,29 @@ struct Server::State {
       return answer(call, fail(Code::kInvalidArgument,
                                std::format("uploadPart carries one payload frame, {} came", payload.size())));
     }
+    const auto known = uploads.use(part.upload, Clock::now());
+    if (!known) return answer(call, std::unexpected(known.error()));
     const std::size_t size = payload[0].size() + kPartCharge;
-    if (queued_upload_bytes + size > options.max_queued_upload_bytes) {
-      return answer(call, std::unexpected(overloaded(
-                              std::format("{} bytes of uploads wait to be stored", queued_upload_bytes.load()))));
+    if (!parts.enter(part.upload, size)) {
+      (*known)->note_refused();
+      return answer(call, std::unexpected(
+                              overloaded(std::format("{} bytes of uploads wait to be stored", parts.waiting_bytes()))));
     }
-    queued_upload_bytes += size;
     // Given back also when the part is never looked at.
-    std::shared_ptr<void> charge(nullptr, [this, size](void*) { queued_upload_bytes -= size; });
-    in_pool(call, part.upload.text(), [this, call, part, frame = std::move(payload[0]), charge]() mutable {
-      auto upload = uploads.use(part.upload, Clock::now());
-      auto taken = upload ? (*upload)->add(part, frame.bytes()) : std::unexpected(std::move(upload).error());
-      frame = {};
-      charge.reset();
-      answer_as(call, std::move(taken));
-    });
+    std::shared_ptr<void> charge(nullptr, [this, id = part.upload, size](void*) { parts.leave(id, size); });
+    const bool queued =
+        in_pool(call, part.upload.text(), [this, call, part, frame = std::move(payload[0]), charge]() mutable {
+          auto upload = uploads.use(part.upload, Clock::now());
+          auto taken = upload ? (*upload)->add(part, frame.bytes()) : std::unexpected(std::move(upload).error());
+          frame = {};
+          charge.reset();
+          answer_as(call, std::move(taken));
+        });
+    if (!queued) (*known)->note_refused();
   }
 
   void open_upload(const Call& call) {
-    in_pool(call, {}, [this, call] {
+    (void)in_pool(call, {}, [this, call] {
       const auto free = free_bytes(options.data_dir);
       if (!free) return answer(call, std::unexpected(free.error()));
       if (*free < options.min_free_bytes) {
@@ -254,33 +344,93 @@ struct Server::State {
     });
   }
 
-  void get_chunk(const Call& call, const msg::GetChunk& question) {
-    auto bytes = chunks->get(question.digest);
-    if (!bytes) return answer(call, std::unexpected(std::move(bytes).error()));
-    std::vector<Frame> payload;
-    payload.push_back(Frame::of(std::move(*bytes)));
-    answer(call, msg::Ok{}, std::move(payload));
+  // --- chunks: what is on its way to the askers is bounded, in all and for each; the rest waits here ---
+
+  void get_chunk(const Call& call, const Digest& digest) {
+    if (digest.empty()) return answer(call, fail(Code::kInvalidArgument, "getChunk without a digest"));
+    {
+      const std::lock_guard lock(chunks_mutex);
+      auto& own = waiting_chunks[call.peer];
+      auto share = own.empty() ? chunk_budget->take(call.peer, kChunkBytes) : nullptr;
+      const bool full = !share && waiting_chunks_count >= options.max_queued_calls;
+      if (!share && !full) {
+        own.push_back({.call = call, .digest = digest});
+        ++waiting_chunks_count;
+        return;
+      }
+      if (own.empty()) waiting_chunks.erase(call.peer);
+      if (share) return read_chunk(call, digest, std::move(share));
+    }
+    answer(call, std::unexpected(overloaded("too many calls wait for chunks")));
   }
 
-  // --- the pool ---
-
-  // Answers instead of working when nobody wants the work any more once its turn comes.
-  void in_pool(const Call& call, const std::string& key, StrandPool::Work work) {
-    if (queued_pool_calls >= options.max_queued_calls) {
-      return answer(call, std::unexpected(overloaded("too many calls wait for the disk")));
-    }
-    ++queued_pool_calls;
-    pool->post(key, [this, call, work = std::move(work)] {
-      --queued_pool_calls;
-      if (auto wanted = still_wanted(call); !wanted) return answer(call, std::unexpected(std::move(wanted).error()));
-      work();
+  void read_chunk(const Call& call, const Digest& digest, std::shared_ptr<AnswerBudget::Share> share) {
+    (void)in_pool(call, {}, [this, call, digest, share = std::move(share)] {
+      auto bytes = chunks->get(digest);
+      if (!bytes) return answer(call, std::unexpected(std::move(bytes).error()));
+      std::vector<Frame> payload;
+      payload.push_back(AnswerBudget::frame(std::move(*bytes), share));
+      answer(call, msg::Ok{}, std::move(payload));
     });
+  }
+
+  // Those whose turn has come; those that nobody wants any more are answered.
+  void start_waiting_chunks() {
+    const auto time = Clock::now();
+    std::vector<Call> late;
+    {
+      const std::lock_guard lock(chunks_mutex);
+      for (auto own = waiting_chunks.begin(); own != waiting_chunks.end();) {
+        auto& waiting = own->second;
+        while (!waiting.empty()) {
+          if (refusing || time >= waiting.front().call.deadline) {
+            late.push_back(std::move(waiting.front().call));
+          } else if (auto share = chunk_budget->take(own->first, kChunkBytes); share) {
+            read_chunk(waiting.front().call, waiting.front().digest, std::move(share));
+          } else {
+            break;
+          }
+          waiting.pop_front();
+          --waiting_chunks_count;
+        }
+        own = waiting.empty() ? waiting_chunks.erase(own) : std::next(own);
+      }
+    }
+    for (const Call& call : late) {
+      if (auto wanted = still_wanted(call); !wanted) answer(call, std::unexpected(std::move(wanted).error()));
+    }
+  }
+
+  // --- the pool and the readers ---
+
+  // Both answer instead of working when nobody wants the work any more once its turn comes. False: too many wait; that
+  // is answered too.
+  bool in_pool(const Call& call, const std::string& key, StrandPool::Work work) {
+    return queue_on(*pool, queued_pool_calls, call, key, std::move(work));
+  }
+  void on_reader(const Call& call, StrandPool::Work work) {
+    (void)queue_on(*readers, queued_reads, call, {}, std::move(work));
+  }
+
+  bool queue_on(StrandPool& threads, std::atomic<std::size_t>& queued, const Call& call, const std::string& key,
+                StrandPool::Work work) {
+    if (queued >= options.max_queued_calls) {
+      answer(call, std::unexpected(overloaded("too many calls wait for the disk")));
+      return false;
+    }
+    ++queued;
+    threads.post(key, [this, &queued, call, work = std::move(work)] {
+      --queued;
+      if (auto wanted = still_wanted(call); !wanted) return answer(call, std::unexpected(std::move(wanted).error()));
+      guarded(call, work);
+    });
+    return true;
   }
 
   // Calls `then` in the pool with the closed files of the upload, after all its parts that came before.
   template <class Then>
   void with_files(const Call& call, const UploadId& id, Then then) {
-    in_pool(call, id.text(), [this, id, then = std::move(then)] {
+    (void)in_pool(call, id.text(), [this, id, then = std::move(then)] {
       auto upload = uploads.use(id, Clock::now());
       then(upload ? (*upload)->files() : std::unexpected(std::move(upload).error()));
     });
@@ -290,8 +440,11 @@ struct Server::State {
     if (auto named = check_name("data set", question.name); !named) {
       return answer(call, std::unexpected(std::move(named).error()));
     }
+    if (auto plain = check_text("actor", question.actor, kMaxActorBytes); !plain) {
+      return answer(call, std::unexpected(std::move(plain).error()));
+    }
     const UploadId id = question.upload;
-    in_pool(call, id.text(), [this, call, question = std::move(question)] {
+    (void)in_pool(call, id.text(), [this, call, question = std::move(question)] {
       auto upload = uploads.use(question.upload, Clock::now());
       if (!upload) return answer(call, std::unexpected(std::move(upload).error()));
       const auto files = (*upload)->files();
@@ -306,13 +459,16 @@ struct Server::State {
       }
       if (!described) return answer(call, std::unexpected(std::move(described).error()));
       described->name = question.name;
-      // The pointer keeps the upload, and so its chunks, until the commit is through.
+      described->actor = question.actor;
+      // Whoever drops the upload meanwhile: the table holds its chunks for as long as this pointer is held.
       on_writer(call, [this, call, held = *upload, id = question.upload, described = std::move(*described)] {
+        index.add(described.files);
         auto stored = catalog.commit_dataset(described, now().unix_ms);
         if (stored) uploads.set_committed(id);
         if (stored && stored->created) {
           spdlog::info("data set stored name={} version={} rows={} bytes={} request={}", stored->dataset.name,
-                       stored->dataset.version, stored->dataset.rows, stored->dataset.size_bytes, call.request_id);
+                       stored->dataset.version, stored->dataset.rows, stored->dataset.size_bytes,
+                       log_value(call.request_id));
         }
         answer_as(call, std::move(stored));
       });
@@ -322,7 +478,7 @@ struct Server::State {
   template <class Question>
   void commit_files(const Call& call, Question question) {
     const UploadId id = question.upload;
-    in_pool(call, id.text(), [this, call, question = std::move(question)] {
+    (void)in_pool(call, id.text(), [this, call, question = std::move(question)] {
       auto upload = uploads.use(question.upload, Clock::now());
       Result<std::vector<StoredFile>> files = upload ? (*upload)->files() : std::unexpected(upload.error());
       on_writer(call, [this, call, question, held = std::move(upload), files = std::move(files)] {
@@ -335,48 +491,60 @@ struct Server::State {
 
   void on_writer(const Call& call, std::function<void()> work) {
     const bool queued = queue.push(call.rank, [this, call, work = std::move(work)] {
-      if (Clock::now() < call.deadline) return work();
+      if (Clock::now() < call.deadline) return guarded(call, work);
       answer(call, fail(Code::kDeadlineExceeded, "the deadline passed while the call waited"));
     });
     if (!queued) answer(call, std::unexpected(overloaded("too many calls wait")));
   }
 
+  // What has become a checkpoint or a version is known by its mark from then on: the upload is no longer needed.
   void commit(const Call& call, const msg::CommitCheckpoint& q, Result<std::vector<StoredFile>> files) {
     auto done = jobs.commit_checkpoint(q, std::move(files), now());
-    if (done) uploads.set_committed(q.upload);
+    if (done) uploads.drop(q.upload);
     answer_as(call, std::move(done));
   }
   void commit(const Call& call, const msg::Publish& q, Result<std::vector<StoredFile>> files) {
+    if (files) index.add(*files);
     auto version = jobs.publish(q, std::move(files), now());
     if (version) {
-      uploads.set_committed(q.upload);
-      spdlog::info("version published model={} version={} job={}", version->model, version->number, q.lease.job.text());
+      uploads.drop(q.upload);
+      spdlog::info("version published model={} version={} job={} request={}", version->model, version->number,
+                   q.lease.job.text(), log_value(call.request_id));
     }
     answer_list<msg::Versions>(call, std::move(version));
   }
   void commit(const Call& call, const msg::CommitVersion& q, Result<std::vector<StoredFile>> files) {
-    if (const auto made = committed_versions.find(q.upload); made != committed_versions.end()) {
-      return answer_list<msg::Versions>(call, catalog.version(made->second));
-    }
-    if (!files) return answer(call, std::unexpected(std::move(files).error()));
-    auto version = catalog.commit_version(q, std::move(*files), now().unix_ms);
+    if (files) index.add(*files);
+    auto version = catalog.commit_version(q, std::move(files), now().unix_ms);
     if (version) {
-      uploads.set_committed(q.upload);
-      committed_versions[q.upload] = {.model = version->model, .version = version->number, .alias = {}};
-      spdlog::info("version uploaded model={} version={} request={}", version->model, version->number, call.request_id);
+      uploads.drop(q.upload);
+      spdlog::info("version uploaded model={} version={} request={}", version->model, version->number,
+                   log_value(call.request_id));
     }
     answer_list<msg::Versions>(call, std::move(version));
   }
 
-  void handle(const Call& c, const msg::GetDataset& q) {
+  // Read by any thread, beside the writer.
+  void look_up(const Call& c, const msg::GetDataset& q) {
     answer_list<msg::Datasets>(c, catalog.dataset(q.name, q.version));
   }
-  void handle(const Call& c, const msg::ListDatasets& q) { answer_list<msg::Datasets>(c, catalog.list_datasets(q)); }
+  void look_up(const Call& c, const msg::ListDatasets& q) { answer_list<msg::Datasets>(c, catalog.list_datasets(q)); }
+  void look_up(const Call& c, const msg::GetJob& q) { answer_list<msg::Jobs>(c, jobs.get(q.id)); }
+  void look_up(const Call& c, const msg::ListJobs& q) { answer_list<msg::Jobs>(c, jobs.list(q)); }
+  void look_up(const Call& c, const msg::ListJobEvents& q) { answer_list<msg::JobEvents>(c, jobs.events(q)); }
+  void look_up(const Call& c, const msg::GetCheckpoint& q) { answer_list<msg::Checkpoints>(c, jobs.checkpoint(q.job)); }
+  void look_up(const Call& c, const msg::GetVersion& q) { answer_list<msg::Versions>(c, catalog.version(q)); }
+  void look_up(const Call& c, const msg::ListVersions& q) { answer_list<msg::Versions>(c, catalog.list_versions(q)); }
+  void look_up(const Call& c, const msg::GetModel& q) { answer_list<msg::Models>(c, catalog.model(q.model)); }
+  void look_up(const Call& c, const msg::ListModels& q) { answer_list<msg::Models>(c, catalog.list_models(q)); }
+  void look_up(const Call& c, const msg::ListAliasMoves& q) {
+    answer_list<msg::AliasMoves>(c, catalog.list_alias_moves(q));
+  }
+  void look_up(const Call& c, const msg::ListQuarantines& q) { answer_list<msg::Quarantines>(c, quarantines.list(q)); }
+  void look_up(const Call& c, const msg::ListUnreadable& q) { answer(c, store->unreadable().list(q.limit)); }
+
   void handle(const Call& c, const msg::CreateJob& q) { answer_list<msg::Jobs>(c, jobs.create(q, now())); }
-  void handle(const Call& c, const msg::GetJob& q) { answer_list<msg::Jobs>(c, jobs.get(q.id)); }
-  void handle(const Call& c, const msg::ListJobs& q) { answer_list<msg::Jobs>(c, jobs.list(q)); }
   void handle(const Call& c, const msg::CancelJob& q) { answer_list<msg::Jobs>(c, jobs.cancel(q.id, now())); }
-  void handle(const Call& c, const msg::ListJobEvents& q) { answer_list<msg::JobEvents>(c, jobs.events(q)); }
   void handle(const Call& c, const msg::ClaimJob& q) {
     auto run = jobs.claim(q.worker, now());
     if (run) {
@@ -385,82 +553,174 @@ struct Server::State {
     answer_as(c, std::move(run));
   }
   void handle(const Call& c, const msg::ReportJob& q) { answer_as(c, jobs.report(q, now())); }
-  void handle(const Call& c, const msg::GetCheckpoint& q) { answer_list<msg::Checkpoints>(c, jobs.checkpoint(q.job)); }
   void handle(const Call& c, const msg::EndAttempt& q) {
     auto ended = jobs.end_attempt(q, now());
     if (ended) {
       spdlog::info("attempt ended job={} outcome={} reason={} message={}", q.lease.job.text(),
-                   static_cast<int>(q.outcome), log_value(q.reason), log_value(q.message));
+                   static_cast<int>(q.outcome), log_value(plain_text(q.reason, 100)),
+                   log_value(plain_text(q.message, 8'000)));
     }
     answer_as(c, std::move(ended));
   }
-  void handle(const Call& c, const msg::GetVersion& q) { answer_list<msg::Versions>(c, catalog.version(q)); }
-  void handle(const Call& c, const msg::ListVersions& q) { answer_list<msg::Versions>(c, catalog.list_versions(q)); }
-  void handle(const Call& c, const msg::GetModel& q) { answer_list<msg::Models>(c, catalog.model(q.model)); }
-  void handle(const Call& c, const msg::ListModels& q) { answer_list<msg::Models>(c, catalog.list_models(q)); }
   void handle(const Call& c, const msg::MoveAlias& q) {
     auto moved = catalog.move_alias(q, now().unix_ms);
     if (moved) {
       spdlog::info("alias moved model={} alias={} to={} actor={} request={}", q.model, q.alias, q.to,
-                   log_value(q.actor), c.request_id);
+                   log_value(q.actor), log_value(c.request_id));
     }
     answer_list<msg::Models>(c, std::move(moved));
   }
-  void handle(const Call& c, const msg::ListAliasMoves& q) {
-    answer_list<msg::AliasMoves>(c, catalog.list_alias_moves(q.model));
+  void handle(const Call& c, const msg::QuarantineFile& q) {
+    const auto kept = quarantines.put(q.quarantine, now().unix_ms);
+    if (!kept) return answer(c, std::unexpected(kept.error()));
+    if (*kept) {
+      spdlog::warn("file quarantined digest={} model={} version={} reason={}", to_hex(q.quarantine.digest),
+                   q.quarantine.model, q.quarantine.version,
+                   log_value(plain_text(q.quarantine.reason, QuarantineBook::kMaxReasonBytes)));
+    }
+    answer(c, msg::Ok{});
+  }
+  void handle(const Call& c, const msg::LiftQuarantine& q) {
+    if (q.version == 0) return answer(c, fail(Code::kInvalidArgument, "a quarantine is lifted of one version"));
+    if (auto plain = check_text("actor", q.actor, kMaxActorBytes); !plain) {
+      return answer(c, std::unexpected(std::move(plain).error()));
+    }
+    auto version = catalog.version({.model = q.model, .version = q.version, .alias = {}});
+    if (!version) return answer(c, std::unexpected(std::move(version).error()));
+    if (auto lifted = quarantines.lift(*version); !lifted) {
+      return answer(c, std::unexpected(std::move(lifted).error()));
+    }
+    spdlog::info("quarantine lifted model={} version={} actor={} request={}", q.model, q.version, log_value(q.actor),
+                 log_value(c.request_id));
+    answer_list<msg::Versions>(c, std::move(version));
   }
 
+  // When each of the writer's chores is due.
+  struct Chores {
+    Clock::time_point last_round, tick, knock, housekeeping, purge, sweep, retire;
+  };
+
   void run_writer() {
-    auto last_round = Clock::now();
-    auto next_tick = last_round;
-    auto next_housekeeping = last_round;
-    auto next_sweep = last_round;
+    const auto start = Clock::now();
+    Chores next{start, start, start, start, start, start, start};
     for (;;) {
       auto work = queue.pop(kTickEvery);
       if (!work && queue.ended()) return;
-      if (work) work();
-
-      const auto time = Clock::now();
-      if (time - last_round > kStandstill) jobs.extend_leases(time - last_round);
-      last_round = time;
-      if (time >= next_tick) {
-        next_tick = time + kTickEvery;
-        if (auto expired = jobs.expire(now()); !expired) {
-          spdlog::warn("lost jobs not taken back yet error={}", log_value(expired.error().message));
-        }
-        metrics.set_jobs(jobs.jobs_by_state());
-        metrics.set_stored_bytes(chunks->stored_bytes());
-        metrics.set_uploads(uploads.size());
-      }
-      if (time >= next_housekeeping) {
-        next_housekeeping = time + kHousekeepingEvery;
-        if (const auto dropped = uploads.drop_idle(time); dropped > 0) {
-          spdlog::info("idle uploads dropped count={}", dropped);
-        }
-        std::erase_if(committed_versions, [&](const auto& made) { return !uploads.contains(made.first); });
-        if (const auto free = free_bytes(options.data_dir)) metrics.set_free_bytes(*free);
-      }
-      if (time >= next_sweep) {
-        next_sweep = time + options.sweep_every;
-        if (!sweeping.exchange(true)) pool->post({}, [this] { sweep(); });
+      try {
+        if (work) work();
+        do_chores(next);
+      } catch (const std::exception& failure) {
+        failed("writer", failure);
       }
     }
+  }
+
+  static bool is_due(Clock::time_point& next, Clock::time_point time, Clock::duration every) {
+    if (time < next) return false;
+    next = time + every;
+    return true;
+  }
+
+  void do_chores(Chores& next) {
+    const auto time = Clock::now();
+    if (time - next.last_round > kStandstill) jobs.extend_leases(time - next.last_round);
+    next.last_round = time;
+    if (is_due(next.tick, time, kTickEvery)) {
+      if (auto expired = jobs.expire(now()); !expired) {
+        spdlog::warn("lost jobs not taken back yet error={}", log_value(expired.error().message));
+      }
+      start_waiting_chunks();
+      metrics.set_jobs(jobs.jobs_by_state());
+      metrics.set_stored_bytes(chunks->stored_bytes());
+      metrics.set_uploads(uploads.size());
+      metrics.set_unreadable(store->unreadable().total());
+    }
+    if (is_due(next.knock, time, kKnockEvery)) {
+      // What comes of it is told to on_unreachable.
+      for (const std::string& owner : uploads.owners()) {
+        Message knock;
+        knock.envelope.body = msg::Ok{};
+        (void)bus.send(calls_socket, owner, std::move(knock));
+      }
+      if (const auto dropped = uploads.drop_gone(time); dropped > 0) {
+        spdlog::info("uploads of lost peers dropped count={}", dropped);
+      }
+    }
+    if (is_due(next.housekeeping, time, kHousekeepingEvery)) {
+      if (const auto dropped = uploads.drop_idle(time); dropped > 0) {
+        spdlog::info("idle uploads dropped count={}", dropped);
+      }
+      if (const auto free = free_bytes(options.data_dir)) metrics.set_free_bytes(*free);
+    }
+    if (is_due(next.purge, time, kPurgeEvery)) {
+      if (auto purged = jobs.purge_marks(now()); !purged) {
+        spdlog::warn("marks of repeats not purged yet error={}", log_value(purged.error().message));
+      }
+    }
+    if (is_due(next.sweep, time, options.sweep_every) && !sweeping.exchange(true)) {
+      pool->post({}, [this] { sweep(); });
+    }
+    if (is_due(next.retire, time, options.retire_every)) retire_later();
   }
 
   // In the pool: reads every record that names chunks.
   void sweep() {
+    const Turn turn(sweeping);
     const auto older_than = std::filesystem::file_time_type::clock::now() - options.sweep_grace;
-    DigestSet uploading;
-    uploads.add_chunks(uploading);  // before the records: a commit in between moves chunks from here to there
-    auto referenced = catalog.collect_chunks();
-    if (referenced) {
-      referenced->merge(uploading);
-      const auto deleted = chunks->sweep(*referenced, older_than);
-      if (deleted > 0) spdlog::info("unreferenced chunks deleted count={}", deleted);
-    } else {
-      spdlog::error("chunk sweep given up error={}", log_value(referenced.error().message));
+    DigestSet referenced;
+    uploads.add_chunks(referenced);  // before the records: a commit in between moves chunks from here to there
+    index.begin();
+    DigestSet lasting;
+    auto read = catalog.collect_lasting_chunks(lasting);
+    if (read) {
+      index.finish(lasting);
+      referenced.merge(lasting);
+      read = catalog.collect_checkpoint_chunks(referenced);
     }
-    sweeping = false;
+    if (!read) {
+      spdlog::error("chunk sweep given up error={}", log_value(read.error().message));
+      return;
+    }
+    const auto deleted = chunks->sweep(referenced, older_than);
+    if (deleted > 0) spdlog::info("unreferenced chunks deleted count={}", deleted);
+  }
+
+  void retire_later() {
+    const auto fresh = jobs.take_retired();
+    {
+      const std::lock_guard lock(retired_mutex);
+      retired.insert(retired.end(), fresh.begin(), fresh.end());
+      if (retired.empty()) return;
+    }
+    if (!retiring.exchange(true)) pool->post({}, [this] { retire(); });
+  }
+
+  // In the pool: deletes chunks of checkpoints that have given way, unless something else names them: then the sweep
+  // decides one day. Who puts one of them again has its upload name it first, so what an upload named before this began
+  // is seen here, and what it named later was put after `older_than`.
+  void retire() {
+    const Turn turn(retiring);
+    if (!index.ready()) return;
+    const auto older_than = std::filesystem::file_time_type::clock::now() - options.retire_grace;
+    std::vector<Digest> candidates;
+    {
+      const std::lock_guard lock(retired_mutex);
+      candidates.swap(retired);
+    }
+    DigestSet uploading;
+    uploads.add_chunks(uploading);
+    DigestSet named;
+    if (auto read = catalog.collect_checkpoint_chunks(named); !read) {
+      spdlog::warn("chunks of old checkpoints left to the sweep error={}", log_value(read.error().message));
+      return;
+    }
+    std::vector<Digest> later;
+    for (const Digest& digest : candidates) {
+      if (named.contains(digest) || index.may_name(digest)) continue;
+      if (uploading.contains(digest) || !chunks->remove(digest, older_than)) later.push_back(digest);
+    }
+    const std::lock_guard lock(retired_mutex);
+    retired.insert(retired.end(), later.begin(), later.end());
   }
 
   void publish(const std::vector<msg::Changed>& changes) {
@@ -478,6 +738,7 @@ Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Server::~Server() { stop(); }
 
 Result<std::unique_ptr<Server>> Server::start(Bus& bus, ServerOptions options) {
+  if (auto made = make_folder(options.data_dir); !made) return std::unexpected(std::move(made).error());
   auto store = RocksStore::open(options.data_dir / "db", {.min_free_bytes = options.min_free_bytes});
   if (!store) return std::unexpected(std::move(store).error());
   auto chunks = ChunkStore::open(options.data_dir / "chunks", options.min_free_bytes);
@@ -494,12 +755,21 @@ Result<std::unique_ptr<Server>> Server::start(Bus& bus, ServerOptions options) {
     state->metrics.observe_commit(took);
     state->publish(changes);
   });
-  state->pool = std::make_unique<StrandPool>(kPoolThreads);
+  state->pool =
+      std::make_unique<StrandPool>(kPoolThreads, [state](const auto& fault) { state->failed("pool", fault); });
+  state->readers =
+      std::make_unique<StrandPool>(kReaders, [state](const auto& fault) { state->failed("reader", fault); });
 
-  auto calls = bus.bind_router(state->options.calls_address, [gate = state->gate](Incoming incoming) {
-    const std::lock_guard lock(gate->mutex);
-    if (gate->state != nullptr) gate->state->on_call(std::move(incoming));
-  });
+  auto calls = bus.bind_router(
+      state->options.calls_address,
+      [gate = state->gate](Incoming incoming) {
+        const std::lock_guard lock(gate->mutex);
+        if (gate->state != nullptr) gate->state->on_call(std::move(incoming));
+      },
+      [gate = state->gate](const std::string& peer) {
+        const std::lock_guard lock(gate->mutex);
+        if (gate->state != nullptr) gate->state->uploads.on_unreachable(peer, Clock::now());
+      });
   if (!calls) return std::unexpected(std::move(calls).error());
   state->calls_socket = *calls;
   state->writer = std::thread([state] { state->run_writer(); });
@@ -520,6 +790,8 @@ void Server::stop() {
   if (!state_->writer.joinable()) return;
   // The pool first: what it finishes may still go to the writer.
   state_->pool->stop();
+  state_->readers->stop();
+  state_->start_waiting_chunks();  // which answers them all
   state_->queue.close();
   state_->writer.join();
 }

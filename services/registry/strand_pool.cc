@@ -2,7 +2,7 @@
 
 namespace slipway::registry {
 
-StrandPool::StrandPool(int threads) {
+StrandPool::StrandPool(int threads, OnFailure on_failure) : on_failure_(std::move(on_failure)) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
 }
 
@@ -30,7 +30,11 @@ void StrandPool::run() {
       const Work work = std::move(entry->second.front());
       entry->second.pop_front();
       lock.unlock();
-      work();
+      try {
+        work();
+      } catch (const std::exception& failure) {
+        if (on_failure_) on_failure_(failure);
+      }
     }
     lock.lock();
     // The entry stayed, so nobody else could give this strand a turn meanwhile.

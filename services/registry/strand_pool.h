@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -17,8 +18,10 @@ namespace slipway::registry {
 class StrandPool {
  public:
   using Work = std::function<void()>;
+  using OnFailure = std::function<void(const std::exception& failure)>;
 
-  explicit StrandPool(int threads);
+  // Work that throws ends there; the strand's next work has its turn. `on_failure`: told of it, on the pool's thread.
+  explicit StrandPool(int threads, OnFailure on_failure = nullptr);
   ~StrandPool() { stop(); }
   StrandPool(const StrandPool&) = delete;
   StrandPool& operator=(const StrandPool&) = delete;
@@ -30,6 +33,7 @@ class StrandPool {
  private:
   void run();
 
+  const OnFailure on_failure_;
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<std::string> turns_;                   // keys with work whose turn it is

@@ -23,14 +23,13 @@ Result<void> Upload::add(const msg::UploadPart& part, std::span<const std::byte>
                                                     closed->sent_bytes, part.offset_bytes));
   }
   if (open_ && open_->sent_name != part.file) {
-    return fail(Code::kInvalidArgument,
-                std::format("a part of '{}' came while '{}' is open", part.file, open_->sent_name));
+    return out_of_order(std::format("a part of '{}' came while '{}' is open", part.file, open_->sent_name));
   }
   const std::uint64_t received = open_ ? open_->received_bytes : 0;
   if (open_ && !part.last && part.offset_bytes + bytes.size() <= received) return {};
   if (part.offset_bytes != received) {
-    return fail(Code::kInvalidArgument,
-                std::format("a part of '{}' at byte {}, wanted the one at {}", part.file, part.offset_bytes, received));
+    return out_of_order(
+        std::format("a part of '{}' at byte {}, wanted the one at {}", part.file, part.offset_bytes, received));
   }
   if (!open_) {
     if (auto begun = begin(part); !begun) return begun;
@@ -45,6 +44,14 @@ Result<void> Upload::add(const msg::UploadPart& part, std::span<const std::byte>
     return std::unexpected(*spent_);
   }
   return {};
+}
+
+std::unexpected<Error> Upload::out_of_order(std::string message) const {
+  if (!refused_) return fail(Code::kInvalidArgument, std::move(message));
+  return std::unexpected(Error{.code = Code::kOverloaded,
+                               .message = "an earlier part was refused and is to be sent first: " + message,
+                               .path = {},
+                               .retry_after = std::chrono::milliseconds(200)});
 }
 
 Result<void> Upload::begin(const msg::UploadPart& part) {

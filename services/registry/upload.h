@@ -1,6 +1,7 @@
 // One upload: parts in order to files of chunks. No thread, clock or disk in here.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -13,15 +14,16 @@
 #include "lib/base/error.h"
 #include "lib/base/sha256.h"
 #include "lib/dataset/gzip.h"
+#include "schema/limits.h"
 #include "schema/messages.h"
 
 namespace slipway::registry {
 
-inline constexpr std::size_t kMaxPartBytes = 1 << 20;
+inline constexpr std::size_t kMaxPartBytes = kUploadPartBytes;
 inline constexpr std::size_t kMaxUploadFiles = 1'000;
 
 // Files come one after the other, each from its start to its end; only the last, open one holds bytes (at most a
-// chunk). Threads: not thread-safe.
+// chunk). Threads: not thread-safe, but for note_refused().
 class Upload {
  public:
   // Stores a chunk; when it returns the chunk is durable.
@@ -29,11 +31,15 @@ class Upload {
 
   Upload(std::uint64_t max_bytes, PutChunk put_chunk);
 
-  // Takes a part; one that has been taken already is recognised by its offset. After any other error than a gap the
-  // upload is spent and answers that error again. Errors: kInvalidArgument (a gap, another file while one is open, a
-  // file twice, a bad name, damaged gzip), kTooLarge (a part over kMaxPartBytes, all files over max_bytes, too many
-  // files), and what put_chunk says.
+  // Takes a part; one that has been taken already is recognised by its offset. A part that is out of order changes
+  // nothing and may come again; after any other error the upload is spent and answers that error again. Errors:
+  // kInvalidArgument (a gap, another file while one is open, a file twice, a bad name, damaged gzip), kOverloaded (a
+  // gap or another file after a part was refused, which is to come again first), kTooLarge (a part over kMaxPartBytes,
+  // all files over max_bytes, too many files), and what put_chunk says.
   [[nodiscard]] Result<void> add(const msg::UploadPart& part, std::span<const std::byte> bytes);
+
+  // A part never came to add(), because too many wait: those sent behind it are to be sent again as well. Any thread.
+  void note_refused() { refused_ = true; }
 
   // The closed files in the order of their coming. Errors: kInvalidArgument (none, or one is still open), and the one
   // that spent the upload.
@@ -60,6 +66,7 @@ class Upload {
     std::uint64_t sent_bytes;
   };
 
+  [[nodiscard]] std::unexpected<Error> out_of_order(std::string message) const;
   [[nodiscard]] Result<void> begin(const msg::UploadPart& part);
   [[nodiscard]] Result<void> take(std::span<const std::byte> bytes, bool last);
   [[nodiscard]] Result<void> store(std::span<const std::byte> content);
@@ -68,6 +75,7 @@ class Upload {
 
   const std::uint64_t max_bytes_;
   const PutChunk put_chunk_;
+  std::atomic<bool> refused_{false};
   std::uint64_t total_bytes_ = 0;  // content of all files
   std::optional<Open> open_;
   std::vector<Closed> closed_;

@@ -5,8 +5,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "lib/base/error.h"
 #include "services/registry/chunk_store.h"
@@ -15,24 +15,30 @@
 namespace slipway::registry {
 
 struct UploadLimits {
-  std::uint64_t max_bytes = 64ULL << 30;    // of one upload, decompressed
-  std::size_t max_open = 64;                // not yet committed; each may hold a chunk in memory
+  std::uint64_t max_bytes = 64ULL << 30;  // of one upload, decompressed
+  // Not yet committed, each of which may hold a chunk in memory. Once this many are open, only owners with few of
+  // them get another place, until there are max_open_of_all.
+  std::size_t max_open = 128;
+  std::size_t max_open_of_all = 1'024;
   std::chrono::milliseconds idle{600'000};  // after which one is dropped
+  std::chrono::milliseconds gone{4'000};    // for which an owner is unreachable before his are dropped
 };
 
+// An upload whose owner has lost its connection, or who has aborted it, is dropped: it is known no more and takes no
+// place, but what uses it still may finish, and its chunks are held until then.
 // Threads: thread-safe. An upload itself is used by one thread at a time: its strand's.
 class UploadTable {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
 
-  UploadTable(UploadLimits limits, ChunkStore& chunks) : limits_(limits), chunks_(chunks) {}
+  UploadTable(UploadLimits limits, ChunkStore& chunks);
 
-  // `owner`: who asks. The last quarter of the places is kept for owners with few open ones, so that a gateway's
-  // clients cannot take them all from the trainers. Errors: kOverloaded (too many are open).
+  // `owner`: the peer who asks. Trainers have few open ones, so a gateway's clients cannot take their places.
+  // Errors: kOverloaded (too many are open).
   [[nodiscard]] Result<UploadId> open(TimePoint now, const std::string& owner);
 
-  // The upload; it is not dropped while the pointer is held. Errors: kNotFound (never opened, dropped, or the registry
-  // was started again since).
+  // The upload; its chunks are not swept while the pointer is held. Errors: kNotFound (never opened, or dropped),
+  // kUnavailable (the registry has been started since: it is to be sent again).
   [[nodiscard]] Result<std::shared_ptr<Upload>> use(const UploadId& id, TimePoint now);
 
   // Its files have become something: it no longer counts as open. It stays until it has been idle, so that a repeat of
@@ -43,10 +49,15 @@ class UploadTable {
   // Returns how many.
   std::size_t drop_idle(TimePoint now);
 
-  // Adds the chunks of all uploads: they must not be swept.
+  // Whom to knock at about every second: owners of uploads that are open. What becomes of it is told to on_unreachable.
+  [[nodiscard]] std::vector<std::string> owners() const;
+  void on_unreachable(const std::string& owner, TimePoint now);
+  // Drops the open uploads of owners who were unreachable for `gone` without a break. Returns how many.
+  std::size_t drop_gone(TimePoint now);
+
+  // Adds the chunks of all uploads, also of dropped ones that are in use: they must not be swept.
   void add_chunks(DigestSet& chunks) const;
 
-  [[nodiscard]] bool contains(const UploadId& id) const;
   [[nodiscard]] std::size_t size() const;
 
  private:
@@ -56,12 +67,22 @@ class UploadTable {
     std::string owner;
     TimePoint last_used;
     bool committed = false;
+    bool dropped = false;
+    [[nodiscard]] bool is_open() const { return !committed && !dropped; }
+  };
+  struct Unreachable {
+    TimePoint since;
+    TimePoint last;
   };
 
+  void drop_unused();
+
   const UploadLimits limits_;
+  const std::string start_;  // with which ids given since the start begin
   ChunkStore& chunks_;
   mutable std::mutex mutex_;
   std::map<UploadId, Entry> entries_;
+  std::map<std::string, Unreachable> unreachable_;  // by owner
 };
 
 }  // namespace slipway::registry

@@ -13,6 +13,7 @@
 #include "lib/base/sha256.h"
 #include "services/registry/catalog.h"
 #include "services/registry/job_book.h"
+#include "services/registry/names.h"
 #include "services/registry/rocks_store.h"
 
 namespace slipway::registry {
@@ -87,7 +88,19 @@ class StoreTest : public testing::Test {
 
   Folder folder_;
   std::chrono::milliseconds clock_{0};
-  JobLimits limits_{.lease = std::chrono::milliseconds(1'000), .max_progress_events = 3};
+  // Puts bytes under a key that no release has written.
+  void damage(Family family, const std::string& key, const std::string& bytes = "not a record at all....") {
+    Batch batch;
+    batch.put(family, key, bytes);
+    ASSERT_TRUE(store_->commit(std::move(batch)));
+  }
+  [[nodiscard]] std::vector<std::string> unreadable() const {
+    std::vector<std::string> keys;
+    for (const auto& item : store_->unreadable().list(0).items) keys.push_back(item.family + " " + item.key);
+    return keys;
+  }
+
+  JobLimits limits_{.lease = std::chrono::milliseconds(1'000), .max_progress_events = 3, .max_checkpoint_events = 3};
   std::unique_ptr<RocksStore> store_;
   std::optional<Catalog> catalog_;
   std::optional<JobBook> jobs_;

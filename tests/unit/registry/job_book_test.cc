@@ -18,16 +18,20 @@ class JobBookTest : public StoreTest {
     put_dataset("d");
   }
 
-  Job create(const std::string& key = "") {
+  Job create(const std::string& key = "", const std::string& document = "{}") {
+    auto job = submit(key, document);
+    EXPECT_TRUE(job) << job.error().message;
+    return *job;
+  }
+  Result<Job> submit(const std::string& key, const std::string& document = "{}", const std::string& actor = "") {
     msg::CreateJob question;
-    question.job.document = "{}";
+    question.job.document = document;
+    question.job.actor = actor;
     question.job.model = "m";
     question.job.dataset = "d";
     question.job.seed = 7;
     question.idempotency_key = key;
-    auto job = jobs_->create(question, now());
-    EXPECT_TRUE(job) << job.error().message;
-    return *job;
+    return jobs_->create(question, now());
   }
   Lease claim(const WorkerId& worker = kWorker) {
     auto run = jobs_->claim(worker, now());
@@ -48,6 +52,14 @@ class JobBookTest : public StoreTest {
     return jobs_->publish(
         {.lease = lease, .upload = UploadId("u"), .signature = some_signature(), .metrics = {{"accuracy", 0.9}}},
         std::vector{stored_file("model.pt", "weights")}, now());
+  }
+  // An attempt that lives for `time`, reporting, and is then lost.
+  void lose_after(std::chrono::milliseconds time) {
+    const Lease lease = claim();
+    const auto end = clock_ + time;
+    for (; clock_ < end; clock_ += 900ms) ASSERT_TRUE(report(lease));
+    clock_ += 1000ms;
+    ASSERT_TRUE(jobs_->expire(now()));
   }
   Result<void> checkpoint(const Lease& lease, const std::string& upload) {
     return jobs_->commit_checkpoint({.lease = lease, .upload = UploadId(upload)}, std::vector{stored_file("c", upload)},
@@ -90,10 +102,62 @@ TEST_F(JobBookTest, CreatesJobsWithDenseIdsAcrossRestarts) {
 }
 
 TEST_F(JobBookTest, AnswersTheSameJobToTheSameIdempotencyKey) {
-  const Job first = create("key");
+  const std::string key(255, 'k');
+  const Job first = create(key);
   reopen();
-  EXPECT_EQ(create("key"), first);
+  EXPECT_EQ(create(key), first);
   EXPECT_EQ(create("other").id, JobId("job-2"));
+  EXPECT_EQ(submit(key + "k").error().code, Code::kTooLarge);
+}
+
+TEST_F(JobBookTest, RefusesTheSameKeyForAnotherDocument) {
+  create("key");
+  const auto other = submit("key", "{ }");
+  EXPECT_EQ(other.error().code, Code::kConflict);
+  EXPECT_THAT(other.error().message, HasSubstr("job-1"));
+  EXPECT_THAT(other.error().message, HasSubstr(to_hex(sha256("{}"))));
+  EXPECT_THAT(other.error().message, HasSubstr(to_hex(sha256("{ }"))));
+}
+
+TEST_F(JobBookTest, KeepsTheKeysOfOneActorFromAnother) {
+  create("key");
+  const auto ann = submit("key", "{ }", "ann").value();
+  EXPECT_EQ(ann.id, JobId("job-2"));
+  EXPECT_EQ(ann.actor, "ann");
+  EXPECT_EQ(submit("key", "{}", "bob")->id, JobId("job-3"));
+  EXPECT_EQ(submit("key", "{ }", "ann")->id, JobId("job-2"));
+}
+
+TEST_F(JobBookTest, ForgetsAKeyAfterADay) {
+  create("key");
+  create("other");
+  clock_ = 24h - 1ms;
+  ASSERT_TRUE(jobs_->purge_marks(now()));
+  EXPECT_EQ(create("key").id, JobId("job-1"));
+  clock_ = 24h;
+  EXPECT_EQ(create("key", "{ }").id, JobId("job-3"));
+  ASSERT_TRUE(jobs_->purge_marks(now()));
+  EXPECT_EQ(create("key", "{ }").id, JobId("job-3"));
+  std::size_t marks = 0;
+  ASSERT_TRUE(store_->scan(Family::kMeta, "submitted/", "submitted0", [&](auto, auto) -> Result<bool> {
+    ++marks;
+    return true;
+  }));
+  EXPECT_EQ(marks, 1U);
+}
+
+TEST_F(JobBookTest, ReadsTheKeysOfAnEarlierRelease) {
+  create();
+  Batch batch;
+  batch.put(Family::kMeta, "idempotency/key", number_key(1));
+  ASSERT_TRUE(store_->commit(std::move(batch)));
+  EXPECT_EQ(create("key").id, JobId("job-1"));
+  EXPECT_EQ(submit("key", "{ }").error().code, Code::kConflict);
+  EXPECT_EQ(submit("key", "{}", "ann")->id, JobId("job-1"));
+  EXPECT_EQ(submit("key", "{ }", "ann")->id, JobId("job-2"));
+  clock_ = 24h;
+  ASSERT_TRUE(jobs_->purge_marks(now()));
+  EXPECT_EQ(create("key").id, JobId("job-3"));
 }
 
 TEST_F(JobBookTest, RefusesAJobItCannotKeep) {
@@ -141,6 +205,128 @@ TEST_F(JobBookTest, TellsARepeatedReportOnce) {
   const Lease next = claim();
   ASSERT_TRUE(jobs_->report({.lease = next, .events = {event("epoch", 1)}}, now()));
   EXPECT_EQ(history().back(), "epoch");
+}
+
+TEST_F(JobBookTest, KnowsANumberedReportAlsoAfterARestart) {
+  create();
+  const Lease lease = claim();
+  const auto tell = [&](std::uint64_t number) {
+    JobEvent event;
+    event.kind = "warning";
+    event.message = "the same words";
+    return jobs_->report({.lease = lease, .events = {event}, .number = number}, now());
+  };
+  ASSERT_TRUE(tell(1));
+  ASSERT_TRUE(tell(1));
+  ASSERT_TRUE(tell(2));  // another one with the same words
+  reopen();
+  ASSERT_TRUE(tell(2));
+  ASSERT_TRUE(tell(3));
+  EXPECT_THAT(history(), ElementsAre("0", "1", "2", "warning", "warning", "warning"));
+  // The next attempt counts from 1 again.
+  ASSERT_TRUE(end(lease, msg::Outcome::kReleased));
+  JobEvent event;
+  event.kind = "warning";
+  ASSERT_TRUE(jobs_->report({.lease = claim(), .events = {event}, .number = 1}, now()));
+  EXPECT_EQ(history().back(), "warning");
+}
+
+TEST_F(JobBookTest, BoundsWhatATrainerTells) {
+  create();
+  const Lease lease = claim();
+  JobEvent event;
+  event.kind = "warning";
+  event.message.assign(100'000, 'w');
+  event.progress.metrics.resize(5'000);
+  ASSERT_TRUE(jobs_->report({.lease = lease, .events = {event}, .number = 1}, now()));
+  EXPECT_LT(encode_record(jobs_->events({.job = lease.job})->back()).size(), 100'000U);
+  EXPECT_EQ(end(lease, static_cast<msg::Outcome>(9)).error().code, Code::kInvalidArgument);
+}
+
+TEST_F(JobBookTest, BelievesOnlyTheHolderOfTheToken) {
+  create();
+  const Lease lease = claim();
+  EXPECT_EQ(lease.token.size(), 32U);
+  Lease stranger = lease;
+  stranger.token = std::string(32, '0');
+  Lease none = lease;
+  none.token.clear();
+  for (const Lease& wrong : {stranger, none}) {
+    EXPECT_EQ(report(wrong).error().code, Code::kConflict);
+    EXPECT_EQ(checkpoint(wrong, "u").error().code, Code::kConflict);
+    EXPECT_EQ(publish(wrong).error().code, Code::kConflict);
+    EXPECT_EQ(end(wrong, msg::Outcome::kFailed).error().code, Code::kConflict);
+  }
+  reopen();
+  EXPECT_EQ(report(stranger).error().code, Code::kConflict);
+  ASSERT_TRUE(report(lease));
+  ASSERT_TRUE(publish(lease));
+  EXPECT_TRUE(publish(lease));  // a repeat
+  EXPECT_EQ(publish(stranger).error().code, Code::kConflict);
+  // It is in nothing that is shown.
+  EXPECT_EQ(encode_record(job()).find(lease.token), std::string::npos);
+  const auto events = jobs_->events({.job = lease.job}).value();
+  for (const JobEvent& event : events) {
+    EXPECT_EQ(encode_record(event).find(lease.token), std::string::npos);
+  }
+}
+
+TEST_F(JobBookTest, TakesTheLeaseOfAnEarlierReleaseWithoutAToken) {
+  create();
+  Lease lease = claim();
+  lease.token.clear();
+  Batch batch;
+  batch.put_record(Family::kLeases, number_key(1), lease);
+  ASSERT_TRUE(store_->commit(std::move(batch)));
+  reopen();
+  EXPECT_TRUE(report(lease));
+}
+
+TEST_F(JobBookTest, ListsAndRunsWhatItCanRead) {
+  for (int i = 0; i < 5; ++i) create();
+  const Lease running = claim();  // job-1
+  damage(Family::kLeases, number_key(1));
+  damage(Family::kJobs, number_key(2));
+  Job later = job(JobId("job-3"));
+  later.state = static_cast<JobState>(9);
+  later.document.clear();
+  Batch batch;
+  batch.put_record(Family::kJobs, number_key(3), later);
+  batch.erase(Family::kDocuments, number_key(4));
+  ASSERT_TRUE(store_->commit(std::move(batch)));
+  reopen();
+
+  EXPECT_EQ(jobs_->list({})->size(), 4U);
+  EXPECT_EQ(jobs_->get(JobId("job-2")).error().code, Code::kDataLoss);
+  EXPECT_THAT(jobs_->get(JobId("job-2")).error().message, HasSubstr(number_key(2)));
+  EXPECT_EQ(job(JobId("job-3")).state, later.state);
+  EXPECT_EQ(jobs_->cancel(JobId("job-3"), now()).error().code, Code::kConflict);
+  EXPECT_EQ(claim().job, JobId("job-5"));
+  EXPECT_EQ(jobs_->claim(kWorker, now()).error().code, Code::kNotFound);
+  EXPECT_EQ(create().id, JobId("job-6"));
+  EXPECT_THAT(unreadable(), ElementsAre("documents " + number_key(4), "jobs " + number_key(2), "jobs " + number_key(3),
+                                        "leases " + number_key(1)));
+  // Nobody can show the damaged lease: the job is taken back, and waits for somebody to mend or cancel it.
+  EXPECT_EQ(report(running).error().code, Code::kConflict);
+  clock_ += 1000ms;
+  ASSERT_TRUE(jobs_->expire(now()));
+  EXPECT_EQ(job(JobId("job-1")).state, JobState::kRetrying);
+  EXPECT_TRUE(jobs_->cancel(JobId("job-1"), now()));
+}
+
+TEST_F(JobBookTest, TakesAJobBackWhoseLeaseIsMissing) {
+  create();
+  const Lease old = claim();
+  Batch batch;
+  batch.erase(Family::kLeases, number_key(1));
+  ASSERT_TRUE(store_->commit(std::move(batch)));
+  reopen();
+  EXPECT_EQ(report(old).error().code, Code::kConflict);
+  clock_ += 1000ms;
+  ASSERT_TRUE(jobs_->expire(now()));
+  const Lease next = claim();
+  EXPECT_GT(next.epoch, old.epoch);
+  EXPECT_TRUE(report(next));
 }
 
 TEST_F(JobBookTest, HandsOutTheOldestJobOnce) {
@@ -233,30 +419,82 @@ TEST_F(JobBookTest, GivesALostJobToTheNextTrainerAndFencesTheOldOne) {
   EXPECT_EQ(job().attempt, 2U);
 }
 
-TEST_F(JobBookTest, FailsAJobThatLosesThreeTrainersInARow) {
+TEST_F(JobBookTest, FailsAJobThatLosesThreeTrainersWhichHadTimeForACheckpoint) {
   create();
-  for (int i = 0; i < 3; ++i) {
-    claim();
-    clock_ += 1000ms;
-    ASSERT_TRUE(jobs_->expire(now()));
-    if (i == 1) reopen();
-  }
+  for (int i = 0; i < 3; ++i) lose_after(70s);
   EXPECT_EQ(job().state, JobState::kFailed);
   EXPECT_EQ(job().reason, "WORKER_LOST");
-  EXPECT_THAT(job().message, HasSubstr("3 attempts in a row"));
+  EXPECT_THAT(job().message, HasSubstr("3 attempts in a row ended without a new checkpoint"));
+}
+
+TEST_F(JobBookTest, GoesOnAfterTrainersThatWereKilledBeforeTheirFirstCheckpoint) {
+  create();
+  for (int i = 0; i < 9; ++i) {
+    lose_after(20s);
+    if (i == 4) reopen();
+  }
+  EXPECT_EQ(job().state, JobState::kRetrying);
+  const Lease lease = claim();
+  ASSERT_TRUE(checkpoint(lease, "u"));
+  clock_ += 1000ms;
+  ASSERT_TRUE(jobs_->expire(now()));
+  for (int i = 0; i < 8; ++i) lose_after(20s);
+  EXPECT_EQ(job().state, JobState::kRetrying);
+}
+
+TEST_F(JobBookTest, EndsAJobWhoseTrainersAreLostAtOnceEachTime) {
+  create();
+  for (int i = 0; i < 10; ++i) lose_after(0s);
+  EXPECT_EQ(job().state, JobState::kFailed);
+  EXPECT_EQ(job().reason, "WORKER_LOST");
+  EXPECT_THAT(job().message, HasSubstr("10 attempts in a row ended before there was time for a checkpoint"));
+  EXPECT_THAT(job().message, HasSubstr("every 30 s"));
+}
+
+TEST_F(JobBookTest, MeasuresAnAttemptByTheCheckpointsThatItsJobAsksFor) {
+  create("", R"({"checkpoint_seconds": 600})");
+  for (int i = 0; i < 3; ++i) lose_after(70s);
+  EXPECT_EQ(job().state, JobState::kRetrying);
+  ASSERT_TRUE(jobs_->cancel(JobId("job-1"), now()));
+  create("", R"({"checkpoint_seconds": 0.5})");
+  for (int i = 0; i < 3; ++i) lose_after(11s);
+  EXPECT_EQ(job(JobId("job-2")).state, JobState::kFailed);
 }
 
 TEST_F(JobBookTest, ANewCheckpointStartsTheCountOfLostTrainersAnew) {
   create();
   for (int i = 0; i < 5; ++i) {
-    const Lease lease = claim();
     if (i == 1 || i == 3) {
+      const Lease lease = claim();
       ASSERT_TRUE(checkpoint(lease, "u" + std::to_string(i)));
+      ASSERT_TRUE(end(lease, msg::Outcome::kReleased));
     }
-    clock_ += 1000ms;
-    ASSERT_TRUE(jobs_->expire(now()));
+    lose_after(70s);
   }
   EXPECT_EQ(job().state, JobState::kRetrying);
+}
+
+TEST_F(JobBookTest, TakesCheckpointsNoCloserThanATenthOfASecondAndRetiresTheOldOnes) {
+  create();
+  const Lease lease = claim();
+  ASSERT_TRUE(checkpoint(lease, "u1"));
+  clock_ += 99ms;
+  const auto soon = checkpoint(lease, "u2");
+  EXPECT_EQ(soon.error().code, Code::kOverloaded);
+  EXPECT_GT(soon.error().retry_after, 0ms);
+  clock_ += 1ms;
+  ASSERT_TRUE(checkpoint(lease, "u2"));
+  EXPECT_THAT(jobs_->take_retired(), ElementsAre(sha256("u1")));
+  EXPECT_THAT(jobs_->take_retired(), testing::IsEmpty());
+  for (int i = 3; i < 8; ++i) {
+    clock_ += 100ms;
+    ASSERT_TRUE(checkpoint(lease, "u" + std::to_string(i)));
+    if (i == 5) reopen();
+  }
+  EXPECT_THAT(history(), ElementsAre("0", "1", "2", "checkpoint", "checkpoint", "checkpoint"));
+  (void)jobs_->take_retired();
+  ASSERT_TRUE(publish(lease));
+  EXPECT_THAT(jobs_->take_retired(), ElementsAre(sha256("u7")));
 }
 
 TEST_F(JobBookTest, CancelsALostJobThatWasToBeCancelled) {
@@ -284,6 +522,7 @@ TEST_F(JobBookTest, KeepsTheNewestCheckpointUntilTheJobHasEnded) {
   EXPECT_TRUE(jobs_->checkpoint(lease.job)->empty());
   ASSERT_TRUE(checkpoint(lease, "u1"));
   ASSERT_TRUE(checkpoint(lease, "u1"));  // a repeat
+  clock_ += 100ms;
   ASSERT_TRUE(checkpoint(lease, "u2"));
   reopen();
   const auto kept = jobs_->checkpoint(lease.job).value();

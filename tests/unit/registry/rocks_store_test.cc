@@ -1,9 +1,13 @@
 #include "services/registry/rocks_store.h"
 
+#include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
 
 #include <atomic>
+#include <format>
+
+#include "schema/limits.h"
 
 #include "tests/unit/registry/fixture.h"
 
@@ -125,6 +129,66 @@ TEST_F(RocksStoreTest, SaysWhenARecordIsNotOne) {
   const auto record = store->get_record<Job>(Family::kMeta, "a");
   ASSERT_FALSE(record);
   EXPECT_EQ(record.error().code, Code::kDataLoss);
+  EXPECT_THAT(record.error().message, HasSubstr("record 'a' of the family meta"));
+  EXPECT_FALSE(store->get_record<Job>(Family::kMeta, "a"));
+  const auto listed = store->unreadable().list(0);
+  ASSERT_EQ(listed.items.size(), 1U);
+  EXPECT_EQ(listed.total, 1U);
+  EXPECT_EQ(listed.items[0].key, "a");
+  EXPECT_EQ(listed.items[0].size_bytes, 12U);
+  // Written anew it is one again.
+  ASSERT_TRUE(store->commit(put("a", encode_record(Job()))));
+  EXPECT_EQ(store->unreadable().total(), 0U);
+}
+
+TEST_F(RocksStoreTest, RefusesARecordThatCouldNeverBeSent) {
+  const auto store = open();
+  Model model;
+  model.aliases.resize(kMaxListItems + 1);
+  Batch batch;
+  batch.put_record(Family::kModels, "m", model);
+  EXPECT_EQ(store->commit(std::move(batch)).error().code, Code::kTooLarge);
+  EXPECT_EQ(store->get(Family::kModels, "m").value(), std::nullopt);
+}
+
+TEST_F(RocksStoreTest, TakesNoRevisionForWhatNobodyNeedKnow) {
+  const auto store = open();
+  ASSERT_TRUE(store->commit(put("a", "1")));
+  Batch quiet;
+  quiet.erase(Family::kMeta, "a");
+  quiet.stay_quiet();
+  ASSERT_TRUE(store->commit(std::move(quiet)));
+  EXPECT_EQ(store->revision(), 1U);
+  EXPECT_EQ(store->get(Family::kMeta, "a").value(), std::nullopt);
+}
+
+TEST_F(RocksStoreTest, LeavesTheFamiliesOfALaterReleaseAsTheyAre) {
+  ASSERT_TRUE(open()->commit(put("a", "1")));
+  const auto add_family = [&] {
+    std::vector<std::string> names;
+    ASSERT_TRUE(rocksdb::DB::ListColumnFamilies({}, folder_.path().string(), &names).ok());
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const auto& name : names) families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* opened = nullptr;
+    ASSERT_TRUE(rocksdb::DB::Open({}, folder_.path().string(), families, &handles, &opened).ok());
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    rocksdb::ColumnFamilyHandle* later = nullptr;
+    ASSERT_TRUE(db->CreateColumnFamily({}, "later", &later).ok());
+    handles.push_back(later);
+    ASSERT_TRUE(db->Put({}, later, "key", "value").ok());
+    for (auto* handle : handles) ASSERT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
+  };
+  add_family();
+  const auto store = open();
+  ASSERT_TRUE(store);
+  EXPECT_EQ(store->get(Family::kMeta, "a").value(), "1");
+  std::vector<std::string> found;
+  ASSERT_TRUE(store->scan_later_families([&](auto key, auto value) -> Result<bool> {
+    found.push_back(std::format("{}={}", key, value));
+    return true;
+  }));
+  EXPECT_THAT(found, ElementsAre("key=value"));
 }
 
 TEST_F(RocksStoreTest, RefusesToWriteBelowItsGuardAndGoesOnReading) {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <boost/pfr.hpp>
 #include <future>
 #include <latch>
 #include <optional>
@@ -48,6 +49,7 @@ class ServerTest : public testing::Test {
     bus_ = std::make_unique<Bus>();
     options_.data_dir = folder_.path();
     options_.calls_address = options_.events_address = "127.0.0.1:0";
+    options_.jobs.min_between_checkpoints = 0ms;
     auto server = Server::start(*bus_, options_);
     ASSERT_TRUE(server) << server.error().message;
     server_ = std::move(*server);
@@ -187,7 +189,8 @@ TEST_F(ServerTest, GivesUpWhatNobodyWaitsForAnyMore) {
                                            {Frame::copy("x")}, {.deadline = 50ms, .request_id = {}});
   EXPECT_EQ(late.error().code, Code::kDeadlineExceeded);
   // Another one waits as long: the first is late by the registry's clock too.
-  const auto later = caller_->call_and_wait(msg::GetChunk{}, {}, {.deadline = 50ms, .request_id = {}});
+  const auto later =
+      caller_->call_and_wait(msg::GetChunk{.digest = sha256("other")}, {}, {.deadline = 50ms, .request_id = {}});
   EXPECT_EQ(later.error().code, Code::kDeadlineExceeded);
   ASSERT_TRUE(slow_->release(kReads));
   const auto files = ask<msg::UploadedFiles>(msg::GetUpload{.upload = opened->upload});
@@ -218,6 +221,7 @@ TEST_F(ServerTest, LimitsTheCallsThatWaitForThePool) {
   ASSERT_TRUE(slow_->good());
   stop();
   options_.max_queued_calls = 1;
+  options_.max_answer_bytes_per_peer = options_.max_answer_bytes = 1 << 30;
   start();
   struct Refusals {
     std::atomic<int> count{0};
@@ -292,15 +296,25 @@ TEST_F(ServerTest, RefusesUploadsWhileTheDiskIsFullAndAnswersReads) {
 
 TEST_F(ServerTest, LimitsOpenUploadsAndQueuedBytes) {
   stop();
-  options_.uploads.max_open = 1;
+  options_.uploads.max_open = options_.uploads.max_open_of_all = 1;
   options_.max_queued_upload_bytes = 10;
   start();
   const auto opened = ask<msg::UploadOpened>(msg::OpenUpload{});
   ASSERT_TRUE(opened);
   EXPECT_EQ(ask<msg::UploadOpened>(msg::OpenUpload{}).error().code, Code::kOverloaded);
-  const auto part =
-      ask<msg::Ok>(msg::UploadPart{.upload = opened->upload, .file = "f"}, {Frame::copy("more than ten")});
+  // One part may always wait; the next one finds it there still.
+  slow_.emplace(folder_.path(), "slow");
+  ASSERT_TRUE(slow_->good());
+  std::promise<bool> first;
+  caller_->call(msg::UploadPart{.upload = opened->upload, .file = "f", .last = true}, {Frame::copy("slow")},
+                {.deadline = 20s, .request_id = {}}, [&](auto answer) { first.set_value(answer.has_value()); });
+  const msg::UploadPart second{.upload = opened->upload, .file = "g", .last = true};
+  const auto part = ask<msg::Ok>(second, {Frame::copy("more")});
   EXPECT_EQ(part.error().code, Code::kOverloaded);
+  EXPECT_GT(part.error().retry_after, 0ms);
+  ASSERT_TRUE(slow_->release(1));
+  EXPECT_TRUE(first.get_future().get());
+  EXPECT_TRUE(ask<msg::Ok>(second, {Frame::copy("more")}));
   ASSERT_TRUE(ask<msg::Ok>(msg::AbortUpload{.upload = opened->upload}));
   EXPECT_TRUE(ask<msg::UploadOpened>(msg::OpenUpload{}));
 }
@@ -325,6 +339,249 @@ TEST_F(ServerTest, TakesALostJobBack) {
   ASSERT_TRUE(next);
   EXPECT_EQ(next->lease.epoch, run->lease.epoch + 1);
   EXPECT_EQ(ask<msg::JobOrders>(msg::ReportJob{.lease = run->lease, .events = {}}).error().code, Code::kConflict);
+}
+
+// Every field of every kind of message, filled with something of its type.
+template <class T>
+void fill(T& value) {
+  if constexpr (std::is_same_v<T, Digest>) {
+    value = sha256("x");
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    value = "x";
+  } else if constexpr (requires { value.text(); }) {
+    value = T("x");
+  } else if constexpr (requires { value.push_back({}); }) {
+    value.resize(1);
+    fill(value[0]);
+  } else if constexpr (std::is_enum_v<T> || std::is_arithmetic_v<T>) {
+    value = static_cast<T>(1);
+  } else if constexpr (boost::pfr::tuple_size_v<T> > 0) {
+    boost::pfr::for_each_field(value, [](auto& field) { fill(field); });
+  }
+}
+
+// Calls `send` with the kind empty, filled, and filled but for each of its fields.
+template <class Kind, class Send>
+void each_gap(const Send& send) {
+  send(Kind{});
+  Kind whole;
+  fill(whole);
+  send(whole);
+  if constexpr (boost::pfr::tuple_size_v<Kind> > 0) {
+    boost::pfr::for_each_field(whole, [&](auto& field) {
+      auto kept = std::exchange(field, {});
+      send(whole);
+      field = std::move(kept);
+    });
+  }
+}
+
+TEST_F(ServerTest, AnswersEveryKindOfMessageWithWhateverFieldMissing) {
+  int sent = 0;
+  const auto send = [&](const msg::Body& question) {
+    for (const bool with_payload : {false, true}) {
+      std::vector<Frame> payload;
+      if (with_payload) payload.push_back(Frame::copy("x"));
+      const auto answer = caller_->call_and_wait(question, std::move(payload), {.deadline = 20s, .request_id = "a\nb"});
+      ++sent;
+      if (answer) continue;
+      EXPECT_NE(answer.error().code, Code::kDeadlineExceeded) << "kind " << question.index();
+      EXPECT_NE(answer.error().code, Code::kInternal) << answer.error().message;
+    }
+  };
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (each_gap<std::variant_alternative_t<I, msg::Body>>(send), ...);
+  }(std::make_index_sequence<std::variant_size_v<msg::Body>>());
+  EXPECT_GT(sent, 200);
+  EXPECT_EQ(ask<msg::Ok>(msg::GetChunk{}).error().code, Code::kInvalidArgument);
+  EXPECT_TRUE(ask<msg::Models>(msg::ListModels{}));
+  EXPECT_EQ(server_->not_ready(), "");
+}
+
+TEST_F(ServerTest, AsksForTheClustersSecret) {
+  stop();
+  options_.cluster_secret = "of the cluster";
+  start();
+  EXPECT_EQ(ask<msg::Models>(msg::ListModels{}).error().code, Code::kInvalidArgument);
+  for (const std::string& shown : {std::string("of the clusteR"), std::string("of the cluster and more")}) {
+    Caller wrong(*bus_, "127.0.0.1:" + std::to_string(server_->calls_port()), shown);
+    EXPECT_EQ(Caller::as<msg::UploadOpened>(wrong.call_and_wait(msg::OpenUpload{}, {}, {})).error().code,
+              Code::kInvalidArgument);
+  }
+  Caller right(*bus_, "127.0.0.1:" + std::to_string(server_->calls_port()), options_.cluster_secret);
+  EXPECT_TRUE(Caller::as<msg::Models>(right.call_and_wait(msg::ListModels{}, {}, {})));
+}
+
+// Sends a file in a window of parts, and those again from the first one on that found no place.
+Result<void> upload_in_window(Caller& caller, const std::string& content, std::size_t part_bytes, UploadId& id) {
+  constexpr std::size_t kWindow = 8;
+  const auto opened = Caller::as<msg::UploadOpened>(caller.call_and_wait(msg::OpenUpload{}, {}, {}));
+  if (!opened) return std::unexpected(opened.error());
+  id = opened->upload;
+  const std::size_t parts = content.size() / part_bytes;
+  for (std::size_t next = 0; next < parts;) {
+    std::vector<std::future<Result<Message>>> answers;
+    for (std::size_t i = next; i < std::min(parts, next + kWindow); ++i) {
+      auto answered = std::make_shared<std::promise<Result<Message>>>();
+      answers.push_back(answered->get_future());
+      caller.call(msg::UploadPart{.upload = id, .file = "f", .offset_bytes = i * part_bytes, .last = i + 1 == parts},
+                  {Frame::copy(std::string_view(content).substr(i * part_bytes, part_bytes))},
+                  {.deadline = 60s, .request_id = {}}, [answered](auto answer) { answered->set_value(answer); });
+    }
+    std::optional<std::size_t> refused;
+    for (std::size_t i = 0; i < answers.size(); ++i) {
+      const auto answer = Caller::as<msg::Ok>(answers[i].get());
+      if (answer) continue;
+      if (answer.error().code != Code::kOverloaded) return std::unexpected(answer.error());
+      if (!refused) refused = i;
+    }
+    next += refused.value_or(answers.size());
+  }
+  return {};
+}
+
+TEST_F(ServerTest, TakesSixtyUploadsAtOnceThroughANarrowGate) {
+  stop();
+  options_.max_queued_upload_bytes = 1 << 20;
+  start();
+  constexpr int kUploads = 60;
+  constexpr std::size_t kPart = 64 << 10;
+  std::vector<std::future<std::string>> all;
+  for (int i = 0; i < kUploads; ++i) {
+    all.push_back(std::async(std::launch::async, [this, i]() -> std::string {
+      const std::string content = std::string(8, static_cast<char>('0' + i)) + std::string(16 * kPart - 8, 'x');
+      UploadId id;
+      if (auto sent = upload_in_window(*caller_, content, kPart, id); !sent) return sent.error().message;
+      const auto files = ask<msg::UploadedFiles>(msg::GetUpload{.upload = id});
+      if (!files) return files.error().message;
+      return files->files.at(0).digest == sha256(content) ? "" : "other bytes";
+    }));
+  }
+  for (auto& one : all) EXPECT_EQ(one.get(), "");
+}
+
+TEST_F(ServerTest, DropsTheUploadsOfAPeerThatHasGone) {
+  stop();
+  options_.uploads.max_open = options_.uploads.max_open_of_all = 1;
+  options_.uploads.gone = 0ms;
+  start();
+  {
+    Bus other;
+    Caller gone(other, "127.0.0.1:" + std::to_string(server_->calls_port()));
+    ASSERT_TRUE(Caller::as<msg::UploadOpened>(gone.call_and_wait(msg::OpenUpload{}, {}, {})));
+    EXPECT_EQ(ask<msg::UploadOpened>(msg::OpenUpload{}).error().code, Code::kOverloaded);
+  }
+  Result<msg::UploadOpened> opened = fail(Code::kOverloaded, "");
+  for (int i = 0; i < 2'000 && !opened; ++i) {
+    opened = ask<msg::UploadOpened>(msg::OpenUpload{});
+    if (!opened) std::this_thread::sleep_for(10ms);  // between two questions, not for the outcome
+  }
+  ASSERT_TRUE(opened) << opened.error().message;
+}
+
+TEST_F(ServerTest, SaysThatAnUploadFromBeforeItsStartIsToBeSentAgain) {
+  const UploadId open = upload("model.pt", "weights");
+  const msg::CommitVersion question{
+      .upload = upload("model.pt", "weights"), .model = "m", .signature = some_signature(), .actor = "ann"};
+  const auto first = ask<msg::Versions>(question);
+  ASSERT_TRUE(first) << first.error().message;
+  stop();
+  start();
+  EXPECT_EQ(ask<msg::Versions>(question)->items, first->items);
+  auto other = question;
+  other.upload = open;
+  EXPECT_EQ(ask<msg::Versions>(other).error().code, Code::kUnavailable);
+  EXPECT_EQ(ask<msg::UploadedFiles>(msg::GetUpload{.upload = open}).error().code, Code::kUnavailable);
+  other.model = "no/name";
+  EXPECT_EQ(ask<msg::Versions>(other).error().code, Code::kInvalidArgument);
+}
+
+TEST_F(ServerTest, QuarantinesAFileAndLiftsIt) {
+  const auto made = ask<msg::Versions>(msg::CommitVersion{
+      .upload = upload("model.pt", "weights"), .model = "m", .signature = some_signature(), .actor = {}});
+  ASSERT_TRUE(made);
+  const Quarantine quarantine{.digest = sha256("weights"), .model = "m", .version = 1, .reason = "it crashed"};
+  ASSERT_TRUE(ask<msg::Ok>(msg::QuarantineFile{.quarantine = quarantine}));
+  ASSERT_TRUE(ask<msg::Ok>(msg::QuarantineFile{.quarantine = quarantine}));
+  EXPECT_EQ(ask<msg::Versions>(msg::GetVersion{.model = "m", .alias = {}})->items.at(0).quarantined, "it crashed");
+  ASSERT_EQ(ask<msg::Quarantines>(msg::ListQuarantines{})->items.size(), 1U);
+  EXPECT_EQ(ask<msg::Versions>(msg::LiftQuarantine{.model = "m", .version = 2, .actor = {}}).error().code,
+            Code::kNotFound);
+  EXPECT_EQ(ask<msg::Versions>(msg::LiftQuarantine{.model = "m", .version = 1, .actor = "ann"})->items, made->items);
+  EXPECT_TRUE(ask<msg::Quarantines>(msg::ListQuarantines{})->items.empty());
+}
+
+TEST_F(ServerTest, StartsWithRecordsThatItCannotRead) {
+  ASSERT_TRUE(ask<msg::DatasetStored>(msg::CommitDataset{.upload = upload("t.csv", "a\n1\n"), .name = "d"}));
+  ASSERT_TRUE(ask<msg::DatasetStored>(msg::CommitDataset{.upload = upload("t.csv", "a\n2\n"), .name = "e"}));
+  stop();
+  {
+    auto store = RocksStore::open(folder_.path() / "db", {});
+    ASSERT_TRUE(store);
+    Batch batch;
+    batch.put(Family::kDatasets, numbered_key("d", 1), "damaged");
+    batch.put(Family::kJobs, number_key(1), "damaged");
+    ASSERT_TRUE((*store)->commit(std::move(batch)));
+  }
+  start();
+  EXPECT_EQ(ask<msg::Datasets>(msg::ListDatasets{})->items.size(), 1U);
+  EXPECT_TRUE(ask<msg::Jobs>(msg::ListJobs{})->items.empty());
+  EXPECT_EQ(ask<msg::Datasets>(msg::GetDataset{.name = "d"}).error().code, Code::kDataLoss);
+  const auto listed = ask<msg::Unreadable>(msg::ListUnreadable{});
+  ASSERT_TRUE(listed);
+  EXPECT_EQ(listed->total, 2U);
+  ASSERT_EQ(listed->items.size(), 2U);
+  EXPECT_EQ(listed->items[0].family, "datasets");
+  EXPECT_EQ(listed->items[1].family, "jobs");
+}
+
+TEST_F(ServerTest, DeletesTheChunksOfACheckpointThatHasGivenWay) {
+  stop();
+  options_.retire_every = 10ms;
+  options_.retire_grace = 0ms;
+  start();
+  const std::string shared = "a\n1\n";
+  ASSERT_TRUE(
+      ask<msg::DatasetStored>(msg::CommitDataset{.upload = upload("t.csv", shared), .name = "d", .actor = "ann"}));
+  EXPECT_EQ(ask<msg::Datasets>(msg::GetDataset{.name = "d"})->items.at(0).actor, "ann");
+  msg::CreateJob create;
+  create.job.document = "{}";
+  create.job.model = "m";
+  create.job.dataset = "d";
+  ASSERT_TRUE(ask<msg::Jobs>(create));
+  const auto run = ask<msg::RunJob>(msg::ClaimJob{.worker = WorkerId("w")});
+  ASSERT_TRUE(run);
+  for (const std::string& content : {std::string("one"), shared, std::string("two"), std::string("three")}) {
+    ASSERT_TRUE(ask<msg::Ok>(msg::CommitCheckpoint{.lease = run->lease, .upload = upload("c", content)}));
+  }
+  const auto there = [&](const std::string& content) {
+    const std::string hex = to_hex(sha256(content));
+    return std::filesystem::exists(folder_.path() / "chunks" / hex.substr(0, 2) / hex.substr(2));
+  };
+  for (int i = 0; i < 2'000 && (there("one") || there("two")); ++i) std::this_thread::sleep_for(10ms);
+  EXPECT_FALSE(there("one"));
+  EXPECT_FALSE(there("two"));
+  EXPECT_TRUE(there("three"));
+  EXPECT_TRUE(there(shared));
+}
+
+TEST_F(ServerTest, LetsChunksWaitWhenEnoughOfThemAreOnTheirWay) {
+  stop();
+  options_.max_answer_bytes_per_peer = 1;  // one at a time
+  start();
+  ASSERT_TRUE(ask<msg::UploadedFiles>(msg::GetUpload{.upload = upload("f", "content")}));
+  std::vector<std::future<Result<Message>>> answers;
+  for (int i = 0; i < 8; ++i) {
+    auto answered = std::make_shared<std::promise<Result<Message>>>();
+    answers.push_back(answered->get_future());
+    caller_->call(msg::GetChunk{.digest = sha256("content")}, {}, {.deadline = 20s, .request_id = {}},
+                  [answered](auto answer) { answered->set_value(std::move(answer)); });
+  }
+  for (auto& answer : answers) {
+    const auto chunk = answer.get();
+    ASSERT_TRUE(chunk) << chunk.error().message;
+    EXPECT_EQ(chunk->payload.at(0).text(), "content");
+  }
 }
 
 TEST_F(ServerTest, SaysThatItStops) {

@@ -1,5 +1,8 @@
 #include "services/registry/strand_pool.h"
 
+#include <stdexcept>
+#include <string>
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -46,6 +49,19 @@ TEST(StrandPool, FinishesWhatIsQueuedAndDropsWhatComesLater) {
   pool.stop();
   pool.post({}, [&] { ++done; });
   EXPECT_EQ(done, 10);
+}
+
+TEST(StrandPool, GoesOnAfterWorkThatThrows) {
+  std::string told;
+  int done = 0;
+  {
+    StrandPool pool(1, [&](const std::exception& failure) { told = failure.what(); });
+    pool.post("a", [] { throw std::out_of_range("substr"); });
+    pool.post("a", [&] { ++done; });
+    pool.post("b", [&] { ++done; });
+  }
+  EXPECT_EQ(told, "substr");
+  EXPECT_EQ(done, 2);
 }
 
 }  // namespace

@@ -104,6 +104,17 @@ TEST_F(UploadTest, RefusesGapsAndTakesRepeats) {
   EXPECT_EQ(upload_.files().value().at(0), stored_file("a", "12345"));
 }
 
+TEST_F(UploadTest, AsksForTheRefusedPartFirstAndTakesItThen) {
+  ASSERT_TRUE(add("a", 0, "one ", false));
+  upload_.note_refused();  // the part at 4 found no place
+  EXPECT_EQ(add("a", 8, "three", true).error().code, Code::kOverloaded);
+  EXPECT_EQ(add("b", 0, "other", true).error().code, Code::kOverloaded);
+  ASSERT_TRUE(add("a", 4, "two ", false));
+  ASSERT_TRUE(add("a", 8, "three", true));
+  ASSERT_TRUE(add("b", 0, "other", true));
+  EXPECT_EQ(upload_.files()->at(0).digest, sha256("one two three"));
+}
+
 TEST_F(UploadTest, TakesOneFileAfterTheOther) {
   ASSERT_TRUE(add("a", 0, "1", false));
   EXPECT_THAT(add("b", 0, "1", true).error().message, HasSubstr("a part of 'b' came while 'a' is open"));
