@@ -11,7 +11,6 @@
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/blob_transfer.h"
-#include "lib/wire/file_cache.h"
 #include "services/trainer/memory_need.h"
 #include "services/trainer/metrics.h"
 #include "services/trainer/pace.h"
@@ -86,7 +85,10 @@ std::string_view attempt_end_name(AttemptEnd end) {
 }
 
 Attempt::Attempt(Caller& registry, msg::RunJob order, AttemptSettings settings)
-    : registry_(registry), order_(std::move(order)), settings_(std::move(settings)) {}
+    : registry_(registry),
+      order_(std::move(order)),
+      settings_(std::move(settings)),
+      cache_(data_folder(settings_), settings_.cache_bytes) {}
 
 void Attempt::release() {
   released_ = true;
@@ -202,9 +204,12 @@ Attempt::Step<TrainingData> Attempt::fetch_data(const keras::JobSpec& spec) {
   if (auto fits = check_memory(spec, data_bytes(spec, dataset), memory); !fits) return failure("OOM", fits.error());
   std::vector<DataFile> files;
   for (const auto& file : dataset.files) {
-    auto path = until_answered([&] { return download_to_cache(registry_, file, settings_.work_dir / "datasets"); });
-    if (!path) return failure(path.error().code == Code::kInternal ? "INTERNAL" : "DATA_ERROR", path.error(), true);
-    auto mapped = dataset::MappedFile::open(*path);
+    auto cached = until_answered([&] { return cache_.get(registry_, file); });
+    if (!cached) {
+      return failure(cached.error().code == Code::kInternal ? "INTERNAL" : "DATA_ERROR", cached.error(), true);
+    }
+    files_.push_back(std::move(*cached));
+    auto mapped = dataset::MappedFile::open(files_.back().path());
     if (!mapped) return failure("DATA_ERROR", mapped.error(), true);
     files.emplace_back(file.name, std::move(*mapped));
   }

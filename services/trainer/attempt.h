@@ -8,9 +8,11 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "lib/keras/job_spec.h"
 #include "lib/wire/caller.h"
+#include "lib/wire/file_cache.h"
 #include "services/trainer/attempt_settings.h"
 #include "services/trainer/checkpoint_store.h"
 #include "services/trainer/lease_reporter.h"
@@ -62,6 +64,8 @@ class Attempt {
   Caller& registry_;
   const msg::RunJob order_;
   const AttemptSettings settings_;
+  const FileCache cache_;
+  std::vector<CachedFile> files_;  // of the data set: mapped while this attempt trains
   std::unique_ptr<LeaseReporter> reporter_;
   std::atomic<bool> released_{false};
   std::atomic<int> checkpoints_refused_{0};  // in a row

@@ -31,6 +31,8 @@ int main(int argc, char** argv) {
   options.add("gateways", server_options.gateways, "Gateways to serve, host:port; names stand for all their addresses");
   options.add("registry", server_options.registry, "Registry's port for calls, host:port");
   options.add("work-dir", work_dir, "Folder for downloaded data sets");
+  options.add("cache-bytes", server_options.attempt.cache_bytes,
+              "Bytes of downloaded data sets to keep; those not used for the longest time go first");
   options.add("threads", threads, "Threads that one operator may use; 0: cores. Small models use one")
       ->check(CLI::Range(0, 1024));
   options.add("checkpoint-seconds", checkpoint_seconds, "Time between checkpoints of jobs that name none")

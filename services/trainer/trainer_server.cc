@@ -155,7 +155,7 @@ struct TrainerServer::State {
 Result<std::unique_ptr<TrainerServer>> TrainerServer::start(Options options) {
   auto state = std::make_unique<State>(std::move(options));
   auto* s = state.get();
-  sweep_partial_downloads(s->options.attempt.work_dir / "datasets");
+  FileCache(data_folder(s->options.attempt), s->options.attempt.cache_bytes).make_room();
   metrics().busy.Set(0);  // shows the trainer's metrics from the start on
   s->registry = std::make_unique<Caller>(s->bus, s->options.registry, s->options.cluster_secret);
   s->trainer = std::thread([s] { s->run(); });

@@ -14,6 +14,7 @@
 #include "lib/base/error.h"
 #include "lib/keras/callbacks.h"
 #include "lib/keras/job_spec.h"
+#include "schema/limits.h"
 #include "schema/records.h"
 #include "services/trainer/objective.h"
 #include "services/trainer/optimizer.h"
@@ -139,7 +140,7 @@ void settle_training_thread();
 [[nodiscard]] int worthwhile_threads(const keras::Architecture& architecture, std::int64_t batch_rows, int limit);
 
 // The most outputs of a classifier: their names travel in its signature.
-inline constexpr std::int64_t kMaxClasses = 100'000;
+inline constexpr std::int64_t kMaxClasses = kMaxListItems;
 
 // Errors: kInvalidArgument (more).
 [[nodiscard]] Result<void> check_class_count(const keras::JobSpec& spec);

@@ -12,7 +12,7 @@ class UploadGuard {
  public:
   UploadGuard(Caller& registry, UploadId upload) : registry_(registry), upload_(std::move(upload)) {}
   ~UploadGuard() {
-    if (!taken_) registry_.call(msg::AbortUpload{upload_}, {}, {}, [](const Result<Message>&) {});
+    if (!taken_) abort_upload(registry_, upload_);
   }
   UploadGuard(const UploadGuard&) = delete;
   UploadGuard& operator=(const UploadGuard&) = delete;

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "lib/base/random_id.h"
+#include "lib/base/sha256.h"
 #include "lib/torch_runtime/torch_runtime.h"
 #include "services/trainer/trainer_server.h"
 #include "tests/unit/trainer/fake_registry.h"
@@ -73,11 +74,16 @@ class Attempts : public testing::Test {
     order.lease = {JobId("j1"), 1, WorkerId("w"), 2000, kToken};
     return order;
   }
+  AttemptSettings settings(double checkpoint_seconds = 1000, std::uint64_t memory_bytes = 0) const {
+    AttemptSettings settings;
+    settings.work_dir = folder_;
+    settings.checkpoint_every = std::chrono::duration<double>(checkpoint_seconds);
+    settings.memory_bytes = memory_bytes;
+    return settings;
+  }
   std::unique_ptr<Attempt> attempt(const std::string& text, double checkpoint_seconds = 1000,
                                    std::uint64_t memory_bytes = 0) {
-    return std::make_unique<Attempt>(
-        caller_, order(text),
-        AttemptSettings{folder_, 1, std::chrono::duration<double>(checkpoint_seconds), memory_bytes});
+    return std::make_unique<Attempt>(caller_, order(text), settings(checkpoint_seconds, memory_bytes));
   }
   std::vector<torch::Tensor> published_weights() {
     std::istringstream in(registry_.module);
@@ -208,7 +214,7 @@ TEST_F(Attempts, TheRequestsIdCannotForgeALineOfTheLog) {
       std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
   auto hostile = order(document(1));
   hostile.job.request_id = "a\nattempt ended job=j9";
-  EXPECT_EQ(Attempt(caller_, hostile, {folder_, 1, 1000s, 0}).run(), AttemptEnd::kPublished);
+  EXPECT_EQ(Attempt(caller_, hostile, settings()).run(), AttemptEnd::kPublished);
   spdlog::set_default_logger(usual);
   EXPECT_THAT(log.str(), testing::Not(testing::HasSubstr("\nattempt ended job=j9")));
 }
@@ -271,6 +277,24 @@ TEST_F(Attempts, DataTooLargeForTheMemoryIsNotEvenDownloaded) {
   EXPECT_EQ(registry_.chunks_read, 0);
 }
 
+TEST_F(Attempts, DataSetsNotInUseMakeRoomForOthers) {
+  auto narrow = settings();
+  narrow.cache_bytes = 2 * registry_.dataset.files[0].size_bytes;
+  const auto path = [this] { return data_folder(settings()) / to_hex(registry_.dataset.files[0].digest); };
+  const auto first = path();
+  for (int i = 0; i < 4; ++i) {
+    if (i > 0) {
+      std::string csv = "a,b,y\n";
+      for (int row = 0; row < 40; ++row) csv += std::format("{},{},{}\n", row % 5, row % 4, i % 3);
+      registry_.dataset.files = {registry_.store("data.csv", csv)};
+    }
+    EXPECT_EQ(Attempt(caller_, order(document(1)), narrow).run(), AttemptEnd::kPublished);
+    EXPECT_TRUE(std::filesystem::exists(path()));
+  }
+  EXPECT_FALSE(std::filesystem::exists(first));
+  EXPECT_LE(FileCache(data_folder(narrow), narrow.cache_bytes).bytes(), narrow.cache_bytes);
+}
+
 TEST_F(Attempts, ADamagedCheckpointIsAWarningAndANewStart) {
   registry_.checkpoint = {registry_.store("state.json", "{}"), registry_.store("tensors.safetensors", "12345678")};
   EXPECT_EQ(attempt(document(2))->run(), AttemptEnd::kPublished);
@@ -330,8 +354,7 @@ class Servers : public Attempts {
     options.gateways = {"127.0.0.1:" + std::to_string(gateway_.port(*bound))};
     options.registry = registry_.address();
     options.cluster_secret = "sesame";
-    options.attempt.work_dir = folder_;
-    options.attempt.checkpoint_every = 1000s;
+    options.attempt = settings();
     auto started = TrainerServer::start(std::move(options));
     EXPECT_TRUE(started);
     server_ = std::move(*started);
