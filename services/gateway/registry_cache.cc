@@ -3,167 +3,314 @@
 #include <algorithm>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <map>
 
+#include "lib/base/sha256.h"
 #include "lib/wire/page.h"
+#include "services/gateway/recent_map.h"
 
 namespace slipway::gateway {
 namespace {
 
+using Clock = std::chrono::steady_clock;
 using Timer =
     asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Executor>;
 
-constexpr std::size_t kMostHeads = 10'000;
+// What is known of one kind of thing, and the questions for it: equal ones are asked once. Shared with answers under
+// way. Threads: any, it locks inside.
+template <class Key, class Value>
+class Lookup : public std::enable_shared_from_this<Lookup<Key, Value>> {
+ public:
+  using Ref = std::shared_ptr<const Value>;
+  using Read = Result<Ref> (*)(Result<Message>);  // an answer of the registry
 
-}  // namespace
+  Lookup(std::optional<std::chrono::milliseconds> fresh, std::size_t most, Read read)
+      : fresh_(fresh), read_(read), known_(most), unknown_(most) {}
 
-// One question for a model's head, and the requests that wait for its answer. Guarded by Heads::mutex.
-struct RegistryCache::Refresh {
-  Clock::time_point asked = Clock::now();
-  bool outdated = false;  // the model has changed since it was asked
-  std::optional<Result<ModelRef>> result;
-  std::vector<std::pair<Executor, std::shared_ptr<Timer>>> waiting;
-};
+  // What is known, fresh or not.
+  [[nodiscard]] Ref peek(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const Known* known = known_.find(key);
+    return known == nullptr ? nullptr : known->value;
+  }
 
-struct RegistryCache::Heads {
-  struct Head {
-    ModelRef model;
-    Clock::time_point fetched{};
-    bool stale = false;
-  };
-  std::mutex mutex;
-  std::map<std::string, Head, std::less<>> known;
-  std::map<std::string, std::shared_ptr<Refresh>, std::less<>> asked;
+  // What is known and fresh: most requests need no more.
+  [[nodiscard]] Ref fresh(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const Known* known = known_.find(key);
+    return known != nullptr && is_fresh(*known) ? known->value : nullptr;
+  }
 
-  // Under the lock. An answer under way may not know the change: the next request asks again.
-  void invalidate(const std::string& name) {
-    if (const auto found = known.find(name); found != known.end()) found->second.stale = true;
-    if (const auto found = asked.find(name); found != asked.end()) {
+  // As the header says of heads. `instead`: what to take after kStaleWait when the key itself is not known.
+  Task<Result<Ref>> get(RegistryClient& registry, Key key, msg::Body question, std::string request_id,
+                        Ref instead = nullptr) {
+    const Executor executor = co_await asio::this_coro::executor;
+    std::shared_ptr<Question> asked;
+    std::shared_ptr<Timer> timer;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto now = Clock::now();
+      bool wait = true;
+      if (const Known* known = known_.find(key)) {
+        if (is_fresh(*known)) co_return known->value;
+        wait = known->stale && fresh_;  // what never changes may be served meanwhile
+        instead = known->value;
+      } else if (const Unknown* unknown = unknown_.find(key); unknown != nullptr && now < unknown->until) {
+        co_return std::unexpected(unknown->error);
+      }
+      auto found = asked_.find(key);
+      if (found == asked_.end()) {
+        if (asked_.size() >= RegistryCache::kMostAsked) {
+          if (instead) co_return instead;
+          co_return std::unexpected(Error{.code = Code::kOverloaded,
+                                          .message = "too many questions to the registry are open",
+                                          .path = {},
+                                          .retry_after = std::chrono::seconds(1)});
+        }
+        found = asked_.emplace(key, std::make_shared<Question>()).first;
+        ask(registry, key, found->second, std::move(question), std::move(request_id));
+      }
+      asked = found->second;
+      const auto until = instead ? asked->at + RegistryCache::kStaleWait : Clock::time_point::max();
+      if (instead && (!wait || now >= until)) co_return instead;
+      timer = std::make_shared<Timer>(executor, until);
+      asked->waiting.emplace_back(executor, timer);
+    }
+    // The answer's cancel() is posted to this thread, so it cannot come before the wait.
+    boost::system::error_code ignored;
+    co_await timer->async_wait(asio::redirect_error(kUseTask, ignored));
+    const std::lock_guard lock(mutex_);
+    if (asked->result && (*asked->result || !instead || asked->result->error().code == Code::kNotFound))
+      co_return *asked->result;
+    co_return instead;
+  }
+
+  // It has changed, or may have. An answer under way may not know the change: the next request asks again.
+  void invalidate(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    if (Known* known = known_.find(key)) known->stale = true;
+    unknown_.erase(key);
+    if (const auto found = asked_.find(key); found != asked_.end()) {
       found->second->outdated = true;
-      asked.erase(found);
+      asked_.erase(found);
     }
   }
   void invalidate_all() {
-    for (auto& [name, head] : known) head.stale = true;
-    for (auto& [name, refresh] : asked) refresh->outdated = true;
-    asked.clear();
+    const std::lock_guard lock(mutex_);
+    known_.each([](const Key&, Known& known) { known.stale = true; });
+    outdate_questions();
+    unknown_.clear();
+  }
+  void clear() {
+    const std::lock_guard lock(mutex_);
+    known_.clear();
+    outdate_questions();
+    unknown_.clear();
+  }
+  // What was not there may be there now.
+  void forget_unknown() {
+    const std::lock_guard lock(mutex_);
+    unknown_.clear();
+  }
+  template <class Wanted>
+  void erase_if(Wanted wanted) {
+    const std::lock_guard lock(mutex_);
+    known_.erase_if([&](const Key&, const Known& known) { return wanted(*known.value); });
+    outdate_questions();
   }
 
-  void on_answer(const std::string& name, Refresh& refresh, Result<msg::Models> answer) {
-    const std::lock_guard lock(mutex);
-    if (const auto found = asked.find(name); found != asked.end() && found->second.get() == &refresh)
-      asked.erase(found);
-    const auto last = known.find(name);
-    if (answer && answer->items.size() == 1) {
-      auto model = std::make_shared<const Model>(std::move(answer->items.front()));
+ private:
+  // One question, and the requests that wait for its answer. Guarded by mutex_.
+  struct Question {
+    Clock::time_point at = Clock::now();
+    bool outdated = false;  // there was a change since
+    std::optional<Result<Ref>> result;
+    std::vector<std::pair<Executor, std::shared_ptr<Timer>>> waiting;
+  };
+  struct Known {
+    Ref value;
+    Clock::time_point fetched{};
+    bool stale = false;
+  };
+  struct Unknown {
+    Error error;
+    Clock::time_point until{};
+  };
+
+  [[nodiscard]] bool is_fresh(const Known& known) const {
+    return !known.stale && (!fresh_ || Clock::now() - known.fetched < *fresh_);
+  }
+
+  void outdate_questions() {
+    for (auto& [key, question] : asked_) question->outdated = true;
+    asked_.clear();
+  }
+
+  void ask(RegistryClient& registry, const Key& key, std::shared_ptr<Question> asked, msg::Body question,
+           std::string request_id) {
+    registry.caller().call(std::move(question), {}, registry.options(std::move(request_id)),
+                           [self = this->shared_from_this(), key, asked = std::move(asked)](Result<Message> answer) {
+                             self->on_answer(key, *asked, self->read_(std::move(answer)));
+                           });
+  }
+
+  void on_answer(const Key& key, Question& asked, Result<Ref> answer) {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = asked_.find(key); found != asked_.end() && found->second.get() == &asked)
+      asked_.erase(found);
+    Known* last = known_.find(key);
+    if (answer) {
       // After a change, what is known may be newer than this.
-      if (!refresh.outdated || last == known.end()) {
-        if (known.size() >= kMostHeads) known.clear();
-        known[name] = {.model = model, .fetched = Clock::now(), .stale = refresh.outdated};
-      }
-      refresh.result = std::move(model);
-    } else if (answer) {
-      refresh.result = fail(Code::kInternal, "the registry answered a model with none");
+      if (!asked.outdated || last == nullptr)
+        known_.set(key, {.value = *answer, .fetched = Clock::now(), .stale = asked.outdated});
+      asked.result = std::move(answer);
     } else if (answer.error().code == Code::kNotFound) {
-      if (last != known.end() && !refresh.outdated) known.erase(last);
-      refresh.result = std::unexpected(answer.error());
-    } else if (last != known.end()) {
-      // Serving goes on without the registry, with what was last known.
-      if (!refresh.outdated) last->second.stale = false;
-      last->second.fetched = Clock::now();
-      refresh.result = last->second.model;
-    } else {
-      Error error = answer.error();
-      if (error.code == Code::kDeadlineExceeded) {
-        error = {.code = Code::kUnavailable, .message = "the registry does not answer", .path = {}};
+      if (!asked.outdated) {
+        known_.erase(key);
+        unknown_.set(key, {.error = answer.error(), .until = Clock::now() + RegistryCache::kUnknownFor});
       }
-      refresh.result = std::unexpected(std::move(error));
+      asked.result = std::move(answer);
+    } else if (last != nullptr) {
+      // Serving goes on without the registry, with what was last known.
+      if (!asked.outdated) last->stale = false;
+      last->fetched = Clock::now();
+      asked.result = last->value;
+    } else {
+      Error error = std::move(answer).error();
+      if (error.code == Code::kDeadlineExceeded)
+        error = {.code = Code::kUnavailable, .message = "the registry does not answer", .path = {}};
+      asked.result = std::unexpected(std::move(error));
     }
-    for (auto& [executor, timer] : refresh.waiting) asio::post(executor, [timer] { timer->cancel(); });
-    refresh.waiting.clear();
+    for (auto& [executor, timer] : asked.waiting) asio::post(executor, [timer] { timer->cancel(); });
+    asked.waiting.clear();
+  }
+
+  const std::optional<std::chrono::milliseconds> fresh_;  // none: for ever
+  const Read read_;
+  std::mutex mutex_;
+  RecentMap<Key, Known> known_;
+  RecentMap<Key, Unknown> unknown_;
+  std::map<Key, std::shared_ptr<Question>> asked_;
+};
+
+Result<ModelRef> read_model(Result<Message> message) {
+  auto answer = Caller::as<msg::Models>(std::move(message));
+  if (!answer) return std::unexpected(std::move(answer).error());
+  if (answer->items.size() != 1) return fail(Code::kInternal, "the registry answered a model with none");
+  return std::make_shared<const Model>(std::move(answer->items.front()));
+}
+
+Result<VersionRef> read_version(Result<Message> message) {
+  auto answer = Caller::as<msg::Versions>(std::move(message));
+  if (!answer) return std::unexpected(std::move(answer).error());
+  if (answer->items.size() != 1) return fail(Code::kInternal, "the registry answered a version with none");
+  return std::make_shared<const Version>(std::move(answer->items.front()));
+}
+
+Result<NamesRef> read_names(Result<Message> message) {
+  auto answer = Caller::as<msg::Models>(std::move(message));
+  if (!answer) return std::unexpected(std::move(answer).error());
+  std::vector<std::string> names;
+  for (auto& model : answer->items) names.push_back(std::move(model.name));
+  return std::make_shared<const std::vector<std::string>>(std::move(names));
+}
+
+using VersionId = std::pair<std::string, std::uint64_t>;
+using Target = std::pair<std::string, std::string>;  // a model and an alias; no alias: its latest version
+
+const std::string kNoKey;
+
+}  // namespace
+
+struct RegistryCache::Memory {
+  Memory(std::chrono::milliseconds fresh, std::size_t most)
+      : heads(std::make_shared<Lookup<std::string, Model>>(fresh, most, read_model)),
+        versions(std::make_shared<Lookup<VersionId, Version>>(std::nullopt, most, read_version)),
+        first_names(std::make_shared<Lookup<std::string, std::vector<std::string>>>(fresh, 1, read_names)),
+        served(most) {}
+
+  const std::shared_ptr<Lookup<std::string, Model>> heads;
+  const std::shared_ptr<Lookup<VersionId, Version>> versions;
+  const std::shared_ptr<Lookup<std::string, std::vector<std::string>>> first_names;
+  std::mutex mutex;
+  RecentMap<Target, VersionRef> served;  // where a target led last
+
+  void note_served(Target target, const VersionRef& version) {
+    const std::lock_guard lock(mutex);
+    VersionRef* last = served.find(target);
+    if (last == nullptr)
+      served.set(std::move(target), version);
+    else if (*last != version)
+      *last = version;
+  }
+  [[nodiscard]] VersionRef last_served(const Target& target) {
+    const std::lock_guard lock(mutex);
+    const VersionRef* last = served.find(target);
+    return last == nullptr ? nullptr : *last;
   }
 };
+
+RegistryCache::RegistryCache(RegistryClient& registry, std::chrono::milliseconds fresh, std::size_t most)
+    : registry_(registry), fresh_(fresh), memory_(std::make_unique<Memory>(fresh, most)) {}
+
+RegistryCache::~RegistryCache() = default;
 
 Task<Result<VersionRef>> RegistryCache::resolve(std::string name, VersionChoice choice, std::string request_id) {
   if (const auto* number = std::get_if<std::uint64_t>(&choice)) {
     co_return co_await version(std::move(name), *number, std::move(request_id));
   }
-  auto head = co_await model(name, request_id);
-  if (!head) co_return std::unexpected(head.error());
-  std::uint64_t number = (*head)->latest;
-  if (const auto* alias = std::get_if<AliasName>(&choice)) {
-    const auto found = std::ranges::find((*head)->aliases, alias->name, &Alias::name);
-    if (found == (*head)->aliases.end()) {
+  ModelRef head = memory_->heads->fresh(name);
+  if (!head) {
+    auto asked = co_await model(name, request_id);
+    if (!asked) co_return std::unexpected(asked.error());
+    head = std::move(*asked);
+  }
+  std::uint64_t number = head->latest;
+  Target target{name, {}};
+  if (auto* alias = std::get_if<AliasName>(&choice)) {
+    const auto found = std::ranges::find(head->aliases, alias->name, &Alias::name);
+    if (found == head->aliases.end()) {
       co_return fail(Code::kNotFound, std::format("model '{}' has no alias '{}'", name, alias->name));
     }
     number = found->version;
+    target.second = std::move(alias->name);
   }
   if (number == 0) co_return fail(Code::kNotFound, std::format("model '{}' has no version yet", name));
-  co_return co_await version(std::move(name), number, std::move(request_id));
-}
-
-RegistryCache::RegistryCache(RegistryClient& registry, std::chrono::milliseconds fresh)
-    : registry_(registry), fresh_(fresh), heads_(std::make_shared<Heads>()) {}
-
-void RegistryCache::ask(const std::string& name, std::shared_ptr<Refresh> refresh, std::string request_id) {
-  registry_.caller().call(msg::GetModel{.model = name}, {}, registry_.options(std::move(request_id)),
-                          [heads = heads_, name, refresh = std::move(refresh)](Result<Message> answer) {
-                            heads->on_answer(name, *refresh, Caller::as<msg::Models>(std::move(answer)));
-                          });
+  // A head may name a version that is not known here yet when the registry goes away: the one before is served on then.
+  VersionId key{std::move(name), number};
+  if (VersionRef known = memory_->versions->fresh(key)) {
+    memory_->note_served(std::move(target), known);
+    co_return known;
+  }
+  VersionRef last = memory_->last_served(target);
+  msg::GetVersion question{.model = key.first, .version = number, .alias = {}};
+  auto found = co_await memory_->versions->get(registry_, std::move(key), std::move(question), std::move(request_id),
+                                               std::move(last));
+  if (found) memory_->note_served(std::move(target), *found);
+  co_return found;
 }
 
 Task<Result<ModelRef>> RegistryCache::model(std::string name, std::string request_id) {
-  const Executor executor = co_await asio::this_coro::executor;
-  ModelRef last;
-  std::shared_ptr<Refresh> refresh;
-  std::shared_ptr<Timer> timer;
-  {
-    const std::lock_guard lock(heads_->mutex);
-    bool stale = false;
-    if (const auto found = heads_->known.find(name); found != heads_->known.end()) {
-      last = found->second.model;
-      stale = found->second.stale;
-      if (!stale && Clock::now() - found->second.fetched < fresh_) co_return last;
-    }
-    auto& asked = heads_->asked[name];
-    if (!asked) {
-      asked = std::make_shared<Refresh>();
-      ask(name, asked, std::move(request_id));
-    }
-    const auto until = last ? asked->asked + kStaleWait : Clock::time_point::max();
-    if (last && (!stale || Clock::now() >= until)) co_return last;
-    refresh = asked;
-    timer = std::make_shared<Timer>(executor, until);
-    refresh->waiting.emplace_back(executor, timer);
-  }
-  // The answer's cancel() is posted to this thread, so it cannot come before the wait.
-  boost::system::error_code ignored;
-  co_await timer->async_wait(asio::redirect_error(kUseTask, ignored));
-  const std::lock_guard lock(heads_->mutex);
-  if (refresh->result) co_return *refresh->result;
-  co_return last;
+  msg::GetModel question{.model = name};
+  co_return co_await memory_->heads->get(registry_, std::move(name), std::move(question), std::move(request_id));
 }
 
 Task<Result<VersionRef>> RegistryCache::version(std::string model, std::uint64_t number, std::string request_id) {
   if (number == 0) co_return fail(Code::kNotFound, std::format("model '{}' has no version 0", model));
-  {
-    const std::lock_guard lock(mutex_);
-    if (const auto found = versions_.find({model, number}); found != versions_.end()) co_return found->second;
-  }
-  auto answer = co_await registry_.ask<msg::Versions>(msg::GetVersion{.model = model, .version = number, .alias = {}},
-                                                      std::move(request_id));
-  if (!answer) co_return std::unexpected(answer.error());
-  if (answer->items.size() != 1) co_return fail(Code::kInternal, "the registry answered a version with none");
-  auto fresh = std::make_shared<const Version>(std::move(answer->items.front()));
-  const std::lock_guard lock(mutex_);
-  if (versions_.size() >= kMostVersions) versions_.clear();
-  versions_[{model, number}] = fresh;
-  co_return fresh;
+  msg::GetVersion question{.model = model, .version = number, .alias = {}};
+  co_return co_await memory_->versions->get(registry_, {std::move(model), number}, std::move(question),
+                                            std::move(request_id));
 }
 
-Task<Result<std::shared_ptr<const std::vector<std::string>>>> RegistryCache::model_names(std::string request_id) {
+Task<Result<NamesRef>> RegistryCache::first_names(std::string request_id) {
+  co_return co_await memory_->first_names->get(registry_, kNoKey, msg::ListModels{.after = {}, .limit = 2},
+                                               std::move(request_id));
+}
+
+Task<Result<NamesRef>> RegistryCache::model_names(std::string request_id) {
   {
     const std::lock_guard lock(mutex_);
-    if (names_ && Clock::now() - names_->fetched < kFresh) co_return names_->names;
+    if (names_ && Clock::now() - names_->fetched < fresh_) co_return names_->names;
   }
   std::vector<std::string> names;
   constexpr std::uint32_t kPage = 500;
@@ -186,36 +333,50 @@ Task<Result<std::shared_ptr<const std::vector<std::string>>>> RegistryCache::mod
 }
 
 void RegistryCache::on_changed(const msg::Changed& changed) {
-  const std::lock_guard lock(mutex_);
-  const bool gap = revision_ != 0 && changed.revision > revision_ + 1;
-  // A revision below the last one is another registry's history, e.g. one restored from a backup.
-  const bool back = changed.revision < revision_;
-  revision_ = changed.revision;
-  const std::lock_guard heads_lock(heads_->mutex);
-  if (gap || back) {
-    heads_->invalidate_all();
-    names_.reset();
-    if (back) versions_.clear();
+  bool gap = false;
+  bool back = false;
+  {
+    const std::lock_guard lock(mutex_);
+    gap = revision_ != 0 && changed.revision > revision_ + 1;
+    // A revision below the last one is another registry's history, e.g. one restored from a backup.
+    back = changed.revision < revision_;
+    revision_ = changed.revision;
+    if (gap || back || changed.subject == msg::Subject::kModel) names_.reset();
   }
-  if (changed.subject == msg::Subject::kModel) {
-    heads_->invalidate(changed.key);
-    names_.reset();
+  if (back) {
+    memory_->versions->clear();
+    const std::lock_guard lock(memory_->mutex);
+    memory_->served.clear();
+  }
+  if (gap || back) {
+    memory_->heads->invalidate_all();
+    memory_->versions->invalidate_all();  // a quarantine may be among what was missed
+    memory_->first_names->invalidate(kNoKey);
+  }
+  if (changed.subject == msg::Subject::kModel) forget(changed.key);
+  if (changed.subject == msg::Subject::kQuarantine) {
+    memory_->versions->erase_if([&](const Version& version) {
+      return std::ranges::any_of(version.files,
+                                 [&](const StoredFile& file) { return to_hex(file.digest) == changed.key; });
+    });
   }
 }
 
 void RegistryCache::forget(const std::string& model) {
-  const std::scoped_lock lock(mutex_, heads_->mutex);
-  heads_->invalidate(model);
+  memory_->heads->invalidate(model);
+  memory_->versions->forget_unknown();
+  memory_->first_names->invalidate(kNoKey);
+  const std::lock_guard lock(mutex_);
   names_.reset();
 }
 
 void RegistryCache::note_version(const std::string& model, std::uint64_t number) {
   if (number == 0) return;
-  const std::scoped_lock lock(mutex_, heads_->mutex);
-  const auto found = heads_->known.find(model);
-  if (found == heads_->known.end() || found->second.model->latest >= number) return;
-  heads_->invalidate(model);
-  names_.reset();
+  const ModelRef head = memory_->heads->peek(model);
+  if (!head)
+    memory_->heads->invalidate(model);  // "there is no such model" may be remembered
+  else if (head->latest < number)
+    forget(model);
 }
 
 }  // namespace slipway::gateway

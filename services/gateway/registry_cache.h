@@ -1,8 +1,9 @@
-// What the gateway remembers of the registry: versions, which never change, and models' heads and aliases, which do.
+// What the gateway remembers of the registry: versions, which never change but for a quarantine, and models' heads and
+// aliases, which do.
 #pragma once
 
 #include <chrono>
-#include <map>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -23,25 +24,37 @@ using VersionChoice = std::variant<Latest, std::uint64_t, AliasName>;
 
 using VersionRef = std::shared_ptr<const Version>;
 using ModelRef = std::shared_ptr<const Model>;
+using NamesRef = std::shared_ptr<const std::vector<std::string>>;
 
 // A head is fresh for `kFresh`; an older one is served while the registry is asked for a newer one, once at a time.
-// When a Changed event names it or events are found missing, requests wait for the newer one, but at most `kStaleWait`:
-// when the registry does not answer, the last known head goes on being served. Threads: any; the lock is never held
-// over a wait.
+// When a Changed event names it or events are found missing, requests wait for the newer one, but at most `kStaleWait`
+// from when it was asked for: when the registry does not answer, the last known head goes on being served, and so does
+// the version it named when the newer one is not known yet. What there is not is remembered for `kUnknownFor`. The most
+// recently used `kMost` of each kind are kept. Threads: any; no lock is held over a wait.
 class RegistryCache {
  public:
   static constexpr std::chrono::milliseconds kFresh{2000};
   static constexpr std::chrono::milliseconds kStaleWait{300};
+  static constexpr std::chrono::milliseconds kUnknownFor{1000};
+  static constexpr std::size_t kMost = 10'000;
+  static constexpr std::size_t kMostAsked = 1000;  // questions open at once, of each kind
 
-  explicit RegistryCache(RegistryClient& registry, std::chrono::milliseconds fresh = kFresh);
+  explicit RegistryCache(RegistryClient& registry, std::chrono::milliseconds fresh = kFresh, std::size_t most = kMost);
+  ~RegistryCache();
+  RegistryCache(const RegistryCache&) = delete;
+  RegistryCache& operator=(const RegistryCache&) = delete;
 
-  // Errors: kNotFound (model, version or alias), kUnavailable.
+  // Errors: kNotFound (model, version or alias), kUnavailable (the registry does not answer, and did not before),
+  // kOverloaded (kMostAsked).
   Task<Result<VersionRef>> resolve(std::string model, VersionChoice choice, std::string request_id);
   Task<Result<ModelRef>> model(std::string name, std::string request_id);
   Task<Result<VersionRef>> version(std::string model, std::uint64_t number, std::string request_id);
 
   // The names of all models, sorted.
-  Task<Result<std::shared_ptr<const std::vector<std::string>>>> model_names(std::string request_id);
+  Task<Result<NamesRef>> model_names(std::string request_id);
+
+  // The names of the first two models: whether there is only one.
+  Task<Result<NamesRef>> first_names(std::string request_id);
 
   // An event came. Revisions are dense: a gap means that others were missed.
   void on_changed(const msg::Changed& changed);
@@ -54,21 +67,16 @@ class RegistryCache {
 
  private:
   using Clock = std::chrono::steady_clock;
-  struct Refresh;
-  struct Heads;
+  struct Memory;
   struct Names {
-    std::shared_ptr<const std::vector<std::string>> names;
+    NamesRef names;
     Clock::time_point fetched{};
   };
-  static constexpr std::size_t kMostVersions = 10'000;
-
-  void ask(const std::string& name, std::shared_ptr<Refresh> refresh, std::string request_id);
 
   RegistryClient& registry_;
   const std::chrono::milliseconds fresh_;
-  const std::shared_ptr<Heads> heads_;  // shared with answers under way
-  std::mutex mutex_;
-  std::map<std::pair<std::string, std::uint64_t>, VersionRef> versions_;
+  const std::unique_ptr<Memory> memory_;
+  std::mutex mutex_;  // guards the two below
   std::optional<Names> names_;
   std::uint64_t revision_ = 0;
 };

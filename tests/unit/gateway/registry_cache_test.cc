@@ -9,6 +9,8 @@
 #include <future>
 #include <thread>
 
+#include "lib/base/sha256.h"
+
 namespace slipway::gateway {
 namespace {
 
@@ -64,6 +66,14 @@ msg::Models one(std::uint64_t latest) {
   return {.items = {model}};
 }
 
+msg::Versions version(std::uint64_t number, Digest digest = {}) {
+  Version made;
+  made.model = "m";
+  made.number = number;
+  made.files = {{.name = "model.pt", .size_bytes = 1, .digest = digest, .chunks = {}}};
+  return {.items = {made}};
+}
+
 struct RegistryCacheTest : testing::Test {
   Bus bus;
   HeldRegistry registry{bus};
@@ -79,6 +89,35 @@ struct RegistryCacheTest : testing::Test {
     caller->close();
     thread.join();
     bus.stop();
+  }
+  std::future<Result<VersionRef>> ask_version(std::uint64_t number) {
+    return asio::co_spawn(context, cache.version("m", number, "r"), asio::use_future);
+  }
+  std::future<Result<VersionRef>> ask_latest(std::string model = "m") {
+    return asio::co_spawn(context, cache.resolve(std::move(model), Latest{}, "r"), asio::use_future);
+  }
+  // The next question, which must be of that kind.
+  template <class Question>
+  Incoming next() {
+    Incoming question = registry.next();
+    EXPECT_TRUE(std::holds_alternative<Question>(question.message.envelope.body));
+    return question;
+  }
+  static std::uint64_t number(std::future<Result<VersionRef>> asked) {
+    if (asked.wait_for(30s) != std::future_status::ready) {
+      ADD_FAILURE() << "the version was waited for";
+      std::abort();
+    }
+    const auto version = asked.get();
+    EXPECT_TRUE(version) << version.error().message;
+    return version ? (*version)->number : 0;
+  }
+  // Latest version 1 of "m" has been served.
+  void serve_one() {
+    auto asked = ask_latest();
+    registry.answer(next<msg::GetModel>(), one(1));
+    registry.answer(next<msg::GetVersion>(), version(1));
+    EXPECT_EQ(number(std::move(asked)), 1U);
   }
   std::future<Result<ModelRef>> ask() { return asio::co_spawn(context, cache.model("m", "r"), asio::use_future); }
   std::uint64_t latest(std::future<Result<ModelRef>> asked) {
@@ -132,6 +171,104 @@ TEST_F(RegistryCacheTest, AnAnswerAskedForBeforeAChangeIsNotTakenAfterIt) {
   registry.answer(before, one(1));
   registry.answer(after, one(2));
   EXPECT_EQ(latest(std::move(asked)), 2U);
+}
+
+TEST_F(RegistryCacheTest, EqualQuestionsForAVersionAreOne) {
+  auto first = ask_version(3);
+  auto second = ask_version(3);
+  registry.answer(next<msg::GetVersion>(), version(3));
+  EXPECT_EQ(number(std::move(first)), 3U);
+  EXPECT_EQ(number(std::move(second)), 3U);
+  EXPECT_EQ(number(ask_version(3)), 3U);
+  EXPECT_EQ(registry.waiting(), 0U);
+}
+
+TEST_F(RegistryCacheTest, WhatThereIsNotIsAskedForOnceUntilItChanges) {
+  auto asked = ask();
+  registry.answer(registry.next(), to_message(Error{.code = Code::kNotFound, .message = "no such model", .path = {}}));
+  EXPECT_EQ(asked.get().error().code, Code::kNotFound);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(ask().get().error().code, Code::kNotFound);
+  EXPECT_EQ(registry.waiting(), 0U);
+  cache.on_changed({.revision = 1, .subject = msg::Subject::kModel, .key = "m"});
+  know(1);
+}
+
+TEST_F(RegistryCacheTest, AJobThatHasAVersionEndsTheMemoryOfNoSuchModel) {
+  auto asked = ask();
+  registry.answer(registry.next(), to_message(Error{.code = Code::kNotFound, .message = "no such model", .path = {}}));
+  EXPECT_FALSE(asked.get());
+  cache.note_version("m", 1);
+  know(1);
+}
+
+TEST_F(RegistryCacheTest, ThoseUsedLeastRecentlyGoAtTheLimitNotAll) {
+  RegistryCache small(client, 1h, 2);
+  const auto use = [&](std::uint64_t wanted, bool known) {
+    auto asked = asio::co_spawn(context, small.version("m", wanted, "r"), asio::use_future);
+    if (!known) registry.answer(next<msg::GetVersion>(), version(wanted));
+    EXPECT_EQ(number(std::move(asked)), wanted);
+  };
+  use(1, false);
+  use(2, false);
+  use(1, true);
+  use(3, false);  // takes 2's place
+  use(1, true);
+  use(3, true);
+  use(2, false);
+  EXPECT_EQ(registry.waiting(), 0U);
+}
+
+TEST_F(RegistryCacheTest, ServesTheVersionBeforeWhenTheRegistryGoesAwayBehindANewHead) {
+  serve_one();
+  EXPECT_EQ(number(ask_latest()), 1U);  // an old head: a newer one is asked for meanwhile
+  registry.answer(next<msg::GetModel>(), one(2));
+  // The answer is there once it is served; each question may have started another.
+  while (latest(ask()) != 2) {
+  }
+  EXPECT_EQ(number(ask_latest()), 1U);  // nobody answers what version 2 is
+  EXPECT_EQ(number(ask_latest()), 1U);
+}
+
+TEST_F(RegistryCacheTest, AQuarantineDropsTheVersionsWithThatFile) {
+  Digest bad;
+  bad.bytes[0] = 0xab;
+  auto asked = ask_version(1);
+  registry.answer(next<msg::GetVersion>(), version(1, bad));
+  EXPECT_EQ(number(std::move(asked)), 1U);
+  asked = ask_version(2);
+  registry.answer(next<msg::GetVersion>(), version(2));
+  EXPECT_EQ(number(std::move(asked)), 2U);
+  cache.on_changed({.revision = 1, .subject = msg::Subject::kQuarantine, .key = to_hex(bad)});
+  EXPECT_EQ(number(ask_version(2)), 2U);
+  asked = ask_version(1);
+  auto quarantined = version(1, bad);
+  quarantined.items[0].quarantined = "it crashed";
+  registry.answer(next<msg::GetVersion>(), std::move(quarantined));
+  EXPECT_EQ((*asked.get())->quarantined, "it crashed");
+}
+
+TEST_F(RegistryCacheTest, MissedEventsDoNotDropVersions) {
+  auto asked = ask_version(1);
+  registry.answer(next<msg::GetVersion>(), version(1));
+  EXPECT_EQ(number(std::move(asked)), 1U);
+  cache.on_changed({.revision = 1, .subject = msg::Subject::kJob, .key = "j"});
+  cache.on_changed({.revision = 9, .subject = msg::Subject::kJob, .key = "j"});
+  EXPECT_EQ(number(ask_version(1)), 1U);  // nobody answers, and nobody waits
+  EXPECT_EQ(number(ask_version(1)), 1U);
+}
+
+TEST_F(RegistryCacheTest, WhetherThereIsOnlyOneModelIsAskedForTwo) {
+  RegistryCache kept(client, 1h);
+  const auto names = [&] { return asio::co_spawn(context, kept.first_names("r"), asio::use_future); };
+  auto first = names();
+  auto second = names();
+  const Incoming question = next<msg::ListModels>();
+  EXPECT_EQ(std::get<msg::ListModels>(question.message.envelope.body).limit, 2U);
+  registry.answer(question, one(1));
+  EXPECT_EQ((*first.get())->size(), 1U);
+  EXPECT_EQ((*second.get())->size(), 1U);
+  EXPECT_EQ((*names().get())->size(), 1U);
+  EXPECT_EQ(registry.waiting(), 0U);
 }
 
 TEST_F(RegistryCacheTest, AClosedCallerEndsEveryWait) {
