@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <map>
 #include <optional>
 #include <set>
@@ -24,6 +25,7 @@ struct SendTo {
   std::uint64_t attempt;
   RequestId request;
   std::chrono::milliseconds left;  // to the deadline
+  bool alone = false;              // an inferencer was lost with it: in no batch with others
 };
 struct CancelAt {
   Peer peer;
@@ -35,19 +37,29 @@ struct Failed {
 };
 using RouterAction = std::variant<SendTo, CancelAt, Failed>;
 
+// What the router must know of a request.
+struct Routed {
+  std::optional<msg::VersionKey> version;  // what the inferencer should have loaded; none: any will do
+  bool uploaded = false;                   // the version's file was made elsewhere: running it may end the inferencer
+  std::int64_t rows = 1;
+  std::chrono::steady_clock::time_point deadline{};
+};
+
 // Every request submitted gets exactly one of: on_answer() says that it is answered, a Failed, or cancel().
 // Life: of the table. Threads: not thread-safe, owned by the bus thread.
 class InferenceRouter {
  public:
   using TimePoint = WorkerTable::TimePoint;
   using Actions = std::vector<RouterAction>;
+  // After the start, and after the last inferencer was lost, requests wait this long for one to dial.
+  static constexpr std::chrono::milliseconds kPatience{2000};
+  static constexpr std::size_t kMostProven = 10'000;  // uploaded versions remembered to have answered
 
-  InferenceRouter(WorkerTable& workers, std::size_t max_queued) : workers_(workers), max_queued_(max_queued) {}
+  InferenceRouter(WorkerTable& workers, std::size_t max_queued, TimePoint start)
+      : workers_(workers), max_queued_(max_queued), patient_until_(start + kPatience) {}
 
-  // `version` is what the inferencer should have loaded; none: any will do. Fails at once with kOverloaded (the queue
-  // is full) or kUnavailable (no inferencer is connected).
-  void submit(RequestId id, std::optional<msg::VersionKey> version, std::int64_t rows, TimePoint deadline,
-              TimePoint now, Actions& out);
+  // Fails at once with kOverloaded (the queue is full) or kUnavailable (no inferencer is connected, nor lately was).
+  void submit(RequestId id, Routed request, TimePoint now, Actions& out);
 
   // An answer came. Returns the request that it answers; nullopt: nobody waits for it any more.
   [[nodiscard]] std::optional<RequestId> on_answer(const Peer& peer, std::uint64_t attempt, TimePoint now,
@@ -59,7 +71,9 @@ class InferenceRouter {
   // The message could not be sent.
   void on_send_failed(std::uint64_t attempt, TimePoint now, Actions& out);
 
-  // The peer is gone from the table, with all that it had.
+  // The peer is gone from the table, without a word, with all that it had. What cannot have been the cause is tried
+  // once more elsewhere, alone: requests of versions made here, and of uploaded ones that have answered here before.
+  // The others fail with kUnavailable: what ended this inferencer could end the next.
   void on_peer_lost(const Peer& peer, TimePoint now, Actions& out);
 
   // Nobody waits for `id` any more: no outcome.
@@ -77,12 +91,12 @@ class InferenceRouter {
 
  private:
   struct Request {
-    std::optional<msg::VersionKey> version;
-    std::int64_t rows = 0;
-    TimePoint deadline{};
+    Routed routed;
     std::uint64_t attempt = 0;  // 0: queued
-    Peer peer;
+    Peer peer{};
     bool retried = false;
+    bool alone = false;
+    std::list<RequestId>::iterator place{};  // in queue_, while queued
   };
   using At = std::map<RequestId, Request>::iterator;
 
@@ -90,13 +104,19 @@ class InferenceRouter {
   void retry_or_fail(At request, Error error, TimePoint now, Actions& out);
   void take_back(At request);
   void finish(At request);
+  void fail_waiting(Actions& out);
+  void note_proven(const Request& request);
+  [[nodiscard]] bool trusted(const Routed& routed) const;
 
   WorkerTable& workers_;
   const std::size_t max_queued_;
   std::map<RequestId, Request> requests_;
   std::map<std::uint64_t, RequestId> attempts_;
-  std::deque<RequestId> queue_;
+  std::list<RequestId> queue_;
   std::set<std::pair<TimePoint, RequestId>> deadlines_;
+  std::set<msg::VersionKey> proven_;       // uploaded versions that have answered
+  std::deque<msg::VersionKey> proven_in_;  // the same, oldest first
+  TimePoint patient_until_;
   std::uint64_t next_attempt_ = 1;
   std::uint64_t retries_ = 0;
 };

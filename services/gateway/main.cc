@@ -49,6 +49,13 @@ int main(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   options.add("nonfinite-inputs", settings.nonfinite_inputs,
               "Take NaN and Infinity as bare tokens in /v1 and /v2, as TensorFlow Serving and Triton do");
+  options.add("max-tensor-bytes", settings.max_tensor_bytes, "Most bytes of a prediction's inputs, and of its outputs")
+      ->check(CLI::PositiveNumber);
+  options.add("allowed-hosts", settings.allowed_hosts,
+              "Hosts that requests may name, beside loopback ones; *.example.org: all below; empty: on loopback no "
+              "others, elsewhere any");
+  options.add("allowed-origins", settings.allowed_origins,
+              "Web pages of other hosts that may use the API, as https://host[:port]");
   options.add("drain-seconds", settings.drain_seconds, "Time to finish open requests at SIGTERM")
       ->check(CLI::NonNegativeNumber);
   options.add("drain-grace-ms", settings.drain_grace_ms, "Time to go on accepting at SIGTERM, once not ready")
@@ -59,11 +66,11 @@ int main(int argc, char** argv) {
 
   metrics();
   Bus bus;
-  Caller caller(bus, settings.registry);
+  Caller caller(bus, settings.registry, service.cluster_secret);
   RegistryClient registry(caller, std::chrono::milliseconds(settings.registry_deadline_ms));
   RegistryCache cache(registry);
   EventHub events;
-  WorkerHub workers(bus, caller, cache, events, settings, service.release_id);
+  WorkerHub workers(bus, caller, cache, events, settings, service.release_id, service.cluster_secret);
   if (auto bound = workers.start(std::format("{}:{}", service.listen_address, settings.bus_port)); !bound)
     return exit_with(bound.error());
   if (auto subscribed = workers.subscribe(settings.registry_events); !subscribed) return exit_with(subscribed.error());
@@ -71,7 +78,7 @@ int main(int argc, char** argv) {
   std::atomic<bool> draining = false;
   const auto not_ready = [&]() -> std::string {
     if (draining) return "draining";
-    return workers.registry_reachable() ? "" : "the registry does not answer";
+    return workers.inferencers() > 0 ? "" : "no inferencer takes predictions";
   };
   Services services{.settings = settings,
                     .registry = registry,

@@ -27,12 +27,17 @@ class Metrics {
   prometheus::Gauge& inflight;
   prometheus::Gauge& connections;
   prometheus::Counter& connections_refused;
+  prometheus::Counter& connections_displaced;
+  prometheus::Gauge& connection_buffers;
+  prometheus::Counter& origins_refused;
   prometheus::Counter& requests_refused;  // by the request gate
   prometheus::Gauge& queued;
   prometheus::Counter& shed;
   prometheus::Counter& retries;
   prometheus::Counter& hangups;
   prometheus::Counter& workers_lost;
+  prometheus::Counter& handler_failures;
+  prometheus::Gauge& registry_up;
   prometheus::Gauge& trainers;
   prometheus::Gauge& inferencers;
   prometheus::Gauge& uploads;

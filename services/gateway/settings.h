@@ -4,6 +4,9 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include "schema/limits.h"
 
 namespace slipway::gateway {
 
@@ -23,10 +26,14 @@ struct Settings {
   std::int64_t write_timeout_ms = 30'000;   // for each 256 KiB of an answer
   std::int64_t predict_deadline_ms = 30'000;
   std::int64_t registry_deadline_ms = 10'000;
-  std::int64_t max_queued_requests = 1024;  // predictions waiting for an inferencer's credit
-  bool nonfinite_inputs = false;            // take NaN and Infinity as bare tokens, as TensorFlow Serving and Triton do
+  std::uint64_t max_tensor_bytes = kMaxMessageBytes;  // inputs of a prediction, and its outputs, in all
+  std::vector<std::string> allowed_hosts;         // that requests may name, beside loopback ones
+  std::vector<std::string> allowed_origins;  // web pages of other hosts that may use the API, "https://host[:port]"
+  std::int64_t max_queued_requests = 1024;   // predictions waiting for an inferencer's credit
+  bool nonfinite_inputs = false;  // take NaN and Infinity as bare tokens, as TensorFlow Serving and Triton do
   double drain_seconds = 20;
   std::int64_t drain_grace_ms = 0;  // still accepting after readiness went false
+
   [[nodiscard]] std::chrono::milliseconds header_timeout() const {
     return std::chrono::milliseconds(header_timeout_ms);
   }

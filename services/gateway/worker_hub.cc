@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <future>
+#include <set>
 #include <unordered_map>
 
 #include "lib/base/log.h"
@@ -23,6 +24,25 @@ constexpr auto kKnockEvery = std::chrono::milliseconds(250);
 constexpr auto kClaimHeard = std::chrono::seconds(30);
 static_assert(kClaimHeard > JobDispatcher::kClaimWithin);
 
+// In a time that does not tell how much of it was right.
+bool same_secret(std::string_view shown, std::string_view wanted) {
+  unsigned different = shown.size() == wanted.size() ? 0 : 1;
+  for (std::size_t i = 0; i < shown.size(); ++i)
+    different |= static_cast<unsigned char>(shown[i]) ^ static_cast<unsigned char>(i < wanted.size() ? wanted[i] : 0);
+  return different == 0;
+}
+
+// One handler that throws must not take the bus thread, and the process, with it.
+template <class Work>
+void guarded(std::string_view what, Work work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    metrics().handler_failures.Increment();
+    spdlog::error("bus handler failed what={} message={}", what, log_value(error.what()));
+  }
+}
+
 }  // namespace
 
 // Everything but the atomics is used on the bus thread only.
@@ -32,13 +52,16 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     Answer answer;
   };
 
-  State(Bus& b, Caller& r, RegistryCache& c, EventHub& e, const Settings& settings, std::string rel)
+  State(Bus& b, Caller& r, RegistryCache& c, EventHub& e, const Settings& settings, std::string rel,
+        std::string cluster)
       : bus(b),
         registry(r),
         cache(c),
         events(e),
+        secret(std::move(cluster)),
         workers(std::move(rel)),
-        router(workers, static_cast<std::size_t>(std::max<std::int64_t>(settings.max_queued_requests, 0))),
+        router(workers, static_cast<std::size_t>(std::max<std::int64_t>(settings.max_queued_requests, 0)),
+               Clock::now()),
         dispatcher(workers) {}
 
   Bus& bus;
@@ -46,20 +69,27 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   RegistryCache& cache;
   EventHub& events;
   const std::string gateway_id = random_hex(64);
-  SocketId socket{};
+  const std::string secret;
+  SocketId socket{};  // where workers' messages come from: known with the first of them
   WorkerTable workers;
   InferenceRouter router;
   JobDispatcher dispatcher;
   std::unordered_map<std::uint64_t, Open> open;
   std::uint64_t counted_retries = 0;
+  std::set<Peer> unreachable;  // gone, but what they said last may not be read yet
   Clock::time_point next_probe{};
   Clock::time_point next_knock{};
   bool probing = false;
   bool closed = false;
   std::atomic<std::uint64_t> next_request{1};
-  std::atomic<Clock::rep> registry_heard{0};
+  Clock::rep registry_heard = 0;
   std::atomic<int> inferencer_count{0};
   std::atomic<int> trainer_count{0};
+
+  [[nodiscard]] bool registry_reachable(Clock::time_point now) const {
+    const Clock::time_point heard{Clock::duration(registry_heard)};
+    return heard != Clock::time_point{} && now - heard < kSilentAfter;
+  }
 
   void heard_registry() { registry_heard = Clock::now().time_since_epoch().count(); }
 
@@ -67,6 +97,11 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     bus.send(socket, peer,
              {.envelope = {.correlation = correlation, .deadline_ms = 0, .request_id = {}, .body = std::move(body)},
               .payload = {}});
+  }
+
+  static msg::Body alone(msg::Body body) {
+    if (auto* infer = std::get_if<msg::Infer>(&body)) infer->alone = true;
+    return body;
   }
 
   void finish(RequestId id, Result<Message> result) {
@@ -95,7 +130,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
                                                  .deadline_ms = static_cast<std::uint32_t>(
                                                      std::min<std::int64_t>(send_to->left.count(), UINT32_MAX)),
                                                  .request_id = question.request_id,
-                                                 .body = question.body},
+                                                 .body = send_to->alone ? alone(question.body) : question.body},
                                     .payload = question.payload});
         const std::uint64_t attempt = send_to->attempt;
         const Peer peer = send_to->peer;
@@ -130,11 +165,13 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
                           spdlog::warn("no claim code={} message={}", code_name(answer.error().code),
                                        log_value(answer.error().message));
                         }
-                        auto run = Caller::as<msg::RunJob>(std::move(answer));
-                        JobDispatcher::Actions more;
-                        self->dispatcher.on_claimed(number, run ? std::optional(std::move(*run)) : std::nullopt,
-                                                    Clock::now(), more);
-                        self->run(std::move(more));
+                        guarded("claim", [&] {
+                          auto run = Caller::as<msg::RunJob>(std::move(answer));
+                          JobDispatcher::Actions more;
+                          self->dispatcher.on_claimed(number, run ? std::optional(std::move(*run)) : std::nullopt,
+                                                      Clock::now(), more);
+                          self->run(std::move(more));
+                        });
                       });
       } else if (auto* hand_over = std::get_if<HandOver>(&actions[i])) {
         spdlog::info("job handed over job={} lease={} worker={}", hand_over->run.job.id.text(),
@@ -175,8 +212,8 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   }
 
   void count_workers() {
-    inferencer_count = workers.count(msg::Role::kInferencer);
-    metrics().inferencers.Set(inferencer_count);
+    inferencer_count = workers.serving_inferencers();
+    metrics().inferencers.Set(workers.count(msg::Role::kInferencer));
     trainer_count = workers.count(msg::Role::kTrainer);
     metrics().trainers.Set(trainer_count);
   }
@@ -190,30 +227,39 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     run(std::move(dispatched));
   }
 
-  void on_hello(const Peer& peer, std::uint64_t correlation, const msg::Hello& hello) {
+  void refuse(const Peer& peer, std::uint64_t correlation, const msg::Hello& hello, const Error& why) {
+    spdlog::warn("worker refused worker={} host={} release={} message={}", log_value(hello.worker_id.text()),
+                 log_value(hello.host), log_value(hello.release), log_value(why.message));
+    send(peer, correlation, to_message(why));
+  }
+
+  void on_hello(const Peer& peer, const msg::Envelope& envelope, const msg::Hello& hello) {
+    const std::uint64_t correlation = envelope.correlation;
+    if (!secret.empty() && !same_secret(envelope.secret, secret)) {
+      return refuse(peer, correlation, hello,
+                    {.code = Code::kConflict,
+                     .message = "the worker does not show this installation's cluster secret",
+                     .path = {}});
+    }
     const bool known = workers.find(peer) != nullptr;
     const auto replaced = workers.on_hello(peer, hello, Clock::now());
-    if (!replaced) {
-      spdlog::warn("worker refused worker={} host={} release={} message={}", log_value(hello.worker_id.text()),
-                   log_value(hello.host), log_value(hello.release), log_value(replaced.error().message));
-      send(peer, correlation, to_message(replaced.error()));
-      return;
-    }
+    if (!replaced) return refuse(peer, correlation, hello, replaced.error());
     for (const Peer& old : *replaced) lost(old, "replaced by a new start");
     if (!known) {
       spdlog::info("worker joined worker={} host={} role={}", log_value(hello.worker_id.text()), log_value(hello.host),
                    hello.role == msg::Role::kTrainer ? "trainer" : "inferencer");
     }
+    unreachable.erase(peer);
     send(peer, correlation, msg::Welcome{.gateway_id = gateway_id});
     count_workers();
   }
 
   void on_message(Incoming incoming) {
     if (closed) return;
+    socket = incoming.socket;
     const auto& envelope = incoming.message.envelope;
     const std::uint64_t correlation = envelope.correlation;
-    if (const auto* hello = std::get_if<msg::Hello>(&envelope.body))
-      return on_hello(incoming.peer, correlation, *hello);
+    if (const auto* hello = std::get_if<msg::Hello>(&envelope.body)) return on_hello(incoming.peer, envelope, *hello);
     if (const auto* heartbeat = std::get_if<msg::Heartbeat>(&envelope.body)) {
       if (!workers.on_heartbeat(incoming.peer, *heartbeat, Clock::now())) return send(incoming.peer, 0, msg::Rehello{});
       send(incoming.peer, 0, msg::Ok{});  // a worker gives up a gateway that never says a word
@@ -236,6 +282,13 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
       return run(std::move(dispatched));
     }
     InferenceRouter::Actions routed;
+    if (!std::holds_alternative<msg::Inferred>(envelope.body) &&
+        !std::holds_alternative<msg::Inspected>(envelope.body)) {
+      router.on_error(incoming.peer, correlation,
+                      {.code = Code::kInternal, .message = "the inferencer answered with something else", .path = {}},
+                      Clock::now(), routed);
+      return run(std::move(routed));
+    }
     const auto id = router.on_answer(incoming.peer, correlation, Clock::now(), routed);
     if (id) finish(*id, std::move(incoming.message));
     run(std::move(routed));
@@ -277,15 +330,25 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     for (const Peer& peer : workers.busy()) send(peer, 0, msg::Ok{});
   }
 
+  // Answers that it sent before it went may still be unread, and decide what is tried again: they are read by the next
+  // tick. It gets nothing more meanwhile.
   void on_unreachable(const Peer& peer) {
     if (closed || workers.find(peer) == nullptr) return;
-    workers.remove(peer);
-    lost(peer, "its connection is gone");
-    count_workers();
+    workers.use_up(peer);
+    unreachable.insert(peer);
+  }
+
+  void drop_unreachable() {
+    for (const Peer& peer : std::exchange(unreachable, {})) {
+      if (workers.find(peer) == nullptr) continue;
+      workers.remove(peer);
+      lost(peer, "its connection is gone");
+    }
   }
 
   void on_tick(Clock::time_point now) {
     if (closed) return;
+    drop_unreachable();
     knock(now);
     for (const Peer& peer : workers.remove_silent(now)) lost(peer, "no heartbeat for 5 s");
     count_workers();
@@ -296,12 +359,13 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     dispatcher.on_tick(now, dispatched);
     run(std::move(dispatched));
     probe(now);
+    metrics().registry_up.Set(registry_reachable(now) ? 1 : 0);
   }
 };
 
 WorkerHub::WorkerHub(Bus& bus, Caller& registry, RegistryCache& cache, EventHub& events, const Settings& settings,
-                     std::string release)
-    : state_(std::make_shared<State>(bus, registry, cache, events, settings, std::move(release))) {}
+                     std::string release, std::string secret)
+    : state_(std::make_shared<State>(bus, registry, cache, events, settings, std::move(release), std::move(secret))) {}
 
 WorkerHub::~WorkerHub() {
   state_->bus.post([state = state_] { state->close(); });
@@ -321,15 +385,15 @@ Result<void> WorkerHub::start(const std::string& address) {
   auto router = state_->bus.bind_router(
       address,
       [weak](Incoming incoming) {
-        if (const auto state = weak.lock()) state->on_message(std::move(incoming));
+        if (const auto state = weak.lock()) guarded("message", [&] { state->on_message(std::move(incoming)); });
       },
       [weak](const Peer& peer) {
-        if (const auto state = weak.lock()) state->on_unreachable(peer);
+        if (const auto state = weak.lock()) guarded("unreachable", [&] { state->on_unreachable(peer); });
       });
   if (!router) return std::unexpected(router.error());
-  state_->socket = *router;
+  port_ = state_->bus.port(*router);
   state_->bus.on_tick([weak](Clock::time_point now) {
-    if (const auto state = weak.lock()) state->on_tick(now);
+    if (const auto state = weak.lock()) guarded("tick", [&] { state->on_tick(now); });
   });
   return {};
 }
@@ -337,46 +401,46 @@ Result<void> WorkerHub::start(const std::string& address) {
 Result<void> WorkerHub::subscribe(const std::string& events) {
   const std::weak_ptr<State> weak = state_;
   auto socket = state_->bus.connect_subscriber(events, [weak](const Incoming& incoming) {
-    if (const auto state = weak.lock()) state->on_event(incoming);
+    if (const auto state = weak.lock()) guarded("event", [&] { state->on_event(incoming); });
   });
   if (!socket) return std::unexpected(socket.error());
   return {};
 }
 
-int WorkerHub::port() const { return state_->bus.port(state_->socket); }
+int WorkerHub::port() const { return port_; }
 
 RequestId WorkerHub::ask(Question question, Answer answer) {
   const RequestId id{state_->next_request++};
   state_->bus.post([state = state_, id, question = std::move(question), answer = std::move(answer)]() mutable {
     if (state->closed) return answer(fail(Code::kUnavailable, "this gateway is stopping"));
-    auto loaded = question.loaded;
-    const std::int64_t rows = question.rows;
-    const auto deadline = question.deadline;
+    Routed request{.version = question.loaded,
+                   .uploaded = question.uploaded,
+                   .rows = question.rows,
+                   .deadline = question.deadline};
     state->open.emplace(static_cast<std::uint64_t>(id),
                         State::Open{.question = std::move(question), .answer = std::move(answer)});
-    InferenceRouter::Actions routed;
-    state->router.submit(id, std::move(loaded), rows, deadline, Clock::now(), routed);
-    state->run(std::move(routed));
+    guarded("question", [&] {
+      InferenceRouter::Actions routed;
+      state->router.submit(id, std::move(request), Clock::now(), routed);
+      state->run(std::move(routed));
+    });
   });
   return id;
 }
 
 void WorkerHub::cancel(RequestId id) {
   state_->bus.post([state = state_, id] {
-    InferenceRouter::Actions routed;
-    state->router.cancel(id, Clock::now(), routed);
-    state->run(std::move(routed));
+    guarded("cancel", [&] {
+      InferenceRouter::Actions routed;
+      state->router.cancel(id, Clock::now(), routed);
+      state->run(std::move(routed));
+    });
     state->finish(id, fail(Code::kUnavailable, "the client has gone"));
   });
 }
 
 void WorkerHub::stop_dispatch() {
   state_->bus.post([state = state_] { state->dispatcher.stop(); });
-}
-
-bool WorkerHub::registry_reachable() const {
-  const Clock::time_point heard{Clock::duration(state_->registry_heard.load())};
-  return heard != Clock::time_point{} && Clock::now() - heard < kSilentAfter;
 }
 
 int WorkerHub::inferencers() const { return state_->inferencer_count; }

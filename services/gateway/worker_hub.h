@@ -20,8 +20,9 @@ class WorkerHub {
  public:
   using Answer = std::function<void(Result<Message>)>;
 
+  // A worker of another release, or that does not show `secret` (when there is one), is refused.
   WorkerHub(Bus& bus, Caller& registry, RegistryCache& cache, EventHub& events, const Settings& settings,
-            std::string release);
+            std::string release, std::string secret = {});
   ~WorkerHub();
   WorkerHub(const WorkerHub&) = delete;
   WorkerHub& operator=(const WorkerHub&) = delete;
@@ -39,6 +40,7 @@ class WorkerHub {
     msg::Body body;
     std::vector<Frame> payload;
     std::optional<msg::VersionKey> loaded;
+    bool uploaded = false;  // `loaded` was made elsewhere
     std::int64_t rows = 1;
     std::chrono::steady_clock::time_point deadline;
     std::string request_id;
@@ -53,14 +55,14 @@ class WorkerHub {
   // everything that was posted to the bus before. Idempotent; not on the bus thread.
   void close();
 
-  // Whether the registry has given a sign of life lately; for readiness.
-  [[nodiscard]] bool registry_reachable() const;
+  // How many inferencers take predictions: connected, not draining, with credit for this gateway.
   [[nodiscard]] int inferencers() const;
   [[nodiscard]] int trainers() const;
 
  private:
   struct State;
   std::shared_ptr<State> state_;
+  int port_ = 0;
 };
 
 }  // namespace slipway::gateway

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 namespace slipway::gateway {
 
@@ -9,6 +10,10 @@ Result<std::vector<Peer>> WorkerTable::on_hello(const Peer& peer, const msg::Hel
   if (hello.release != release_) {
     return fail(Code::kConflict, std::format("worker {} on {} is of release '{}', this gateway of '{}': refused",
                                              hello.worker_id.text(), hello.host, hello.release, release_));
+  }
+  if (hello.role != msg::Role::kTrainer && hello.role != msg::Role::kInferencer) {
+    return fail(Code::kUnsupported, std::format("worker {} on {} has role {}, which this release does not know",
+                                                hello.worker_id.text(), hello.host, std::to_underlying(hello.role)));
   }
   std::vector<Peer> replaced;
   for (auto at = workers_.begin(); at != workers_.end();) {
@@ -111,6 +116,13 @@ const WorkerTable::Worker* WorkerTable::find(const Peer& peer) const {
 int WorkerTable::count(msg::Role role) const {
   return static_cast<int>(
       std::ranges::count_if(workers_, [&](const auto& entry) { return entry.second.role == role; }));
+}
+
+int WorkerTable::serving_inferencers() const {
+  return static_cast<int>(std::ranges::count_if(workers_, [](const auto& entry) {
+    const Worker& worker = entry.second;
+    return worker.role == msg::Role::kInferencer && !worker.draining && worker.credits > 0;
+  }));
 }
 
 }  // namespace slipway::gateway

@@ -39,7 +39,8 @@ class WorkerTable {
   explicit WorkerTable(std::string release) : release_(std::move(release)) {}
 
   // Takes a worker in. Returns the peers it replaces: the same process under another routing id, or another process
-  // under the same one; what they had is lost. Errors: kConflict (another release).
+  // under the same one; what they had is lost. Errors: kConflict (another release), kUnsupported (a role that this
+  // release does not know).
   [[nodiscard]] Result<std::vector<Peer>> on_hello(const Peer& peer, const msg::Hello& hello, TimePoint now);
 
   // False: unknown, answer Rehello.
@@ -67,6 +68,9 @@ class WorkerTable {
 
   [[nodiscard]] const Worker* find(const Peer& peer) const;
   [[nodiscard]] int count(msg::Role role) const;
+
+  // Inferencers that do not drain and have been granted credit, whether or not it is spent.
+  [[nodiscard]] int serving_inferencers() const;
 
  private:
   const std::string release_;

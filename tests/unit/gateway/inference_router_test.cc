@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <random>
+#include <set>
 
 namespace slipway::gateway {
 namespace {
@@ -14,7 +15,7 @@ constexpr Now kStart{};
 
 struct Fixture : testing::Test {
   WorkerTable workers{"r"};
-  InferenceRouter router{workers, 2};
+  InferenceRouter router{workers, 2, kStart - InferenceRouter::kPatience};
   InferenceRouter::Actions out;
 
   void join(const Peer& peer, std::uint32_t credits, Now now = kStart) {
@@ -23,7 +24,16 @@ struct Fixture : testing::Test {
     ASSERT_TRUE(workers.on_heartbeat(peer, {.credits = credits, .loaded = {}, .draining = false}, now));
   }
   void submit(std::uint64_t id, Now deadline = kStart + 1s) {
-    router.submit(RequestId{id}, std::nullopt, 1, deadline, kStart, out);
+    router.submit(RequestId{id}, {.version = {}, .uploaded = false, .rows = 1, .deadline = deadline}, kStart, out);
+  }
+  void submit_version(std::uint64_t id, const msg::VersionKey& version, bool uploaded) {
+    router.submit(RequestId{id}, {.version = version, .uploaded = uploaded, .rows = 1, .deadline = kStart + 1s}, kStart,
+                  out);
+  }
+  // Goes without a word, with all that it had.
+  void lose(const Peer& peer, Now now = kStart) {
+    workers.remove(peer);
+    router.on_peer_lost(peer, now, out);
   }
   template <class T>
   std::vector<T> take() {
@@ -121,6 +131,106 @@ TEST_F(InferenceRouterTest, AWrongInputIsNotTriedAgain) {
   EXPECT_EQ(take<Failed>().size(), 1U);
 }
 
+TEST_F(InferenceRouterTest, AfterTheStartRequestsWaitForTheFirstInferencer) {
+  InferenceRouter fresh(workers, 2, kStart);
+  const auto ask = [&](std::uint64_t id, Now deadline) {
+    fresh.submit(RequestId{id}, {.version = {}, .uploaded = false, .rows = 1, .deadline = deadline}, kStart, out);
+  };
+  ask(1, kStart + 5s);
+  ask(2, kStart + 1s);
+  EXPECT_EQ(fresh.queued(), 2U);
+  fresh.on_tick(kStart + 1s, out);  // a deadline is kept all the same
+  auto failed = take<Failed>();
+  ASSERT_EQ(failed.size(), 1U);
+  EXPECT_EQ(failed[0].error.code, Code::kDeadlineExceeded);
+  fresh.on_tick(kStart + 1999ms, out);
+  EXPECT_TRUE(out.empty());
+  join("a", 1);
+  fresh.pump(kStart + 1999ms, out);
+  EXPECT_EQ(take<SendTo>().size(), 1U);
+}
+
+TEST_F(InferenceRouterTest, ThenItSaysThatThereIsNone) {
+  InferenceRouter fresh(workers, 2, kStart);
+  fresh.submit(RequestId{1}, {.version = {}, .uploaded = false, .rows = 1, .deadline = kStart + 5s}, kStart, out);
+  fresh.on_tick(kStart + 2s, out);
+  const auto failed = take<Failed>();
+  ASSERT_EQ(failed.size(), 1U);
+  EXPECT_EQ(failed[0].error.code, Code::kUnavailable);
+  EXPECT_EQ(fresh.open(), 0U);
+}
+
+TEST_F(InferenceRouterTest, WhenTheLastInferencerIsLostNewRequestsWaitForAnother) {
+  join("a", 1);
+  lose("a");
+  router.submit(RequestId{1}, {.version = {}, .uploaded = false, .rows = 1, .deadline = kStart + 5s}, kStart + 1s, out);
+  EXPECT_TRUE(out.empty());
+  router.on_tick(kStart + 2s, out);
+  EXPECT_EQ(take<Failed>().size(), 1U);
+}
+
+const msg::VersionKey kVersion{.model = "m", .version = 1};
+
+TEST_F(InferenceRouterTest, AVersionMadeHereIsTriedOnceMoreAlone) {
+  join("a", 1);
+  join("b", 1);
+  submit_version(1, kVersion, false);
+  const auto first = take<SendTo>();
+  ASSERT_EQ(first.size(), 1U);
+  EXPECT_FALSE(first[0].alone);
+  lose(first[0].peer);
+  const auto second = take<SendTo>();
+  ASSERT_EQ(second.size(), 1U);
+  EXPECT_TRUE(second[0].alone);
+}
+
+TEST_F(InferenceRouterTest, AnUploadedVersionThatNeverAnsweredDoesNotTakeASecondInferencer) {
+  join("a", 1);
+  join("b", 1);
+  submit_version(1, kVersion, true);
+  lose(take<SendTo>().at(0).peer);
+  const auto failed = take<Failed>();
+  ASSERT_EQ(failed.size(), 1U);
+  EXPECT_EQ(failed[0].error.code, Code::kUnavailable);
+  EXPECT_GT(failed[0].error.retry_after.count(), 0);
+  EXPECT_THAT(failed[0].error.message, testing::HasSubstr("uploaded"));
+  EXPECT_EQ(router.open(), 0U);
+}
+
+TEST_F(InferenceRouterTest, AnUploadedVersionThatHasAnsweredIsTriedOnceMoreAloneAndOnlyOnce) {
+  join("a", 1);
+  join("b", 1);
+  join("c", 1);
+  submit_version(1, kVersion, true);
+  const auto proof = take<SendTo>().at(0);
+  ASSERT_EQ(router.on_answer(proof.peer, proof.attempt, kStart, out), RequestId{1});
+  submit_version(2, kVersion, true);
+  lose(take<SendTo>().at(0).peer);
+  const auto second = take<SendTo>();
+  ASSERT_EQ(second.size(), 1U);
+  EXPECT_TRUE(second[0].alone);
+  lose(second[0].peer);
+  EXPECT_EQ(take<Failed>().size(), 1U);
+  // Another version of the model has proven nothing.
+  submit_version(3, {.model = "m", .version = 2}, true);
+  lose(take<SendTo>().at(0).peer);
+  EXPECT_EQ(take<Failed>().size(), 1U);
+}
+
+TEST_F(InferenceRouterTest, ACrashThatWasToldIsNotTriedAgainWhatWasBesideItIs) {
+  join("a", 2);
+  submit_version(1, kVersion, true);
+  submit_version(2, {.model = "other", .version = 1}, true);
+  const auto sent = take<SendTo>();
+  ASSERT_EQ(sent.size(), 2U);
+  join("b", 2);
+  router.on_error("a", sent[0].attempt, {.code = Code::kInternal, .message = "crashed", .path = {}}, kStart, out);
+  router.on_error("a", sent[1].attempt, {.code = Code::kUnavailable, .message = "ending", .path = {}}, kStart, out);
+  const auto again = std::ranges::count_if(out, [](const auto& a) { return std::holds_alternative<SendTo>(a); });
+  EXPECT_EQ(again, 1);
+  EXPECT_EQ(take<Failed>().size(), 1U);
+}
+
 // Messages are dropped, doubled and reordered, workers crash and come back under new names: every request has exactly
 // one outcome, no worker has more than its credit, and nothing is left over.
 TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
@@ -128,12 +238,22 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
     std::mt19937 random(seed);
     const auto chance = [&](int percent) { return static_cast<int>(random() % 100) < percent; };
     WorkerTable workers("r");
-    InferenceRouter router(workers, 10);
+    InferenceRouter router(workers, 10, kStart);
     Now now = kStart;
     struct Running {
       Peer peer;
       std::uint64_t attempt;
+      std::uint64_t id;
     };
+    struct Asked {
+      std::optional<msg::VersionKey> version;
+      bool uploaded;
+      int sent = 0;
+      int lost = 0;
+    };
+    std::map<std::uint64_t, Asked> asked;
+    std::set<msg::VersionKey> answered;
+    std::vector<Running> with_workers;  // sent, and not answered
     std::vector<Running> running;
     std::map<std::uint64_t, int> outcomes;
     std::vector<Peer> alive;
@@ -147,10 +267,18 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
           const auto* worker = workers.find(sent->peer);
           ASSERT_NE(worker, nullptr);
           ASSERT_LE(worker->outstanding, worker->credits);
-          if (chance(3))
+          Asked& of = asked[static_cast<std::uint64_t>(sent->request)];
+          ASSERT_LE(++of.sent, 2);
+          ASSERT_EQ(sent->alone, of.lost > 0) << "alone, and only then";
+          // Nothing that may have ended an inferencer reaches a second one.
+          ASSERT_TRUE(of.lost == 0 || !of.uploaded || (of.version && answered.contains(*of.version)));
+          with_workers.push_back({sent->peer, sent->attempt, static_cast<std::uint64_t>(sent->request)});
+          if (chance(3)) {
+            with_workers.pop_back();
             router.on_send_failed(sent->attempt, now, out);
-          else if (!chance(5))
-            running.push_back({sent->peer, sent->attempt});
+          } else if (!chance(5)) {
+            running.push_back(with_workers.back());
+          }
         } else if (const auto* failed = std::get_if<Failed>(&action)) {
           ++outcomes[static_cast<std::uint64_t>(failed->request)];
         }
@@ -162,7 +290,14 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
       if (submitting && chance(50)) {
         const std::uint64_t id = next_id++;
         outcomes[id] = 0;
-        router.submit(RequestId{id}, std::nullopt, 1 + random() % 4, now + std::chrono::milliseconds(random() % 500),
+        std::optional<msg::VersionKey> version;
+        if (chance(80)) version = msg::VersionKey{.model = std::format("m{}", random() % 3), .version = 1};
+        asked[id] = {.version = version, .uploaded = version && chance(60)};
+        router.submit(RequestId{id},
+                      {.version = version,
+                       .uploaded = asked[id].uploaded,
+                       .rows = static_cast<std::int64_t>(1 + random() % 4),
+                       .deadline = now + std::chrono::milliseconds(random() % 500)},
                       now, out);
         act();
       }
@@ -181,6 +316,10 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
         const Peer peer = alive[victim];
         alive.erase(alive.begin() + static_cast<std::ptrdiff_t>(victim));
         workers.remove(peer);
+        for (const Running& sent : with_workers) {
+          if (sent.peer == peer) ++asked[sent.id].lost;
+        }
+        std::erase_if(with_workers, [&](const Running& sent) { return sent.peer == peer; });
         router.on_peer_lost(peer, now, out);
         act();
       }
@@ -188,12 +327,14 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
         const std::size_t which = random() % running.size();
         const Running answer = running[which];
         if (!chance(10)) running.erase(running.begin() + static_cast<std::ptrdiff_t>(which));  // else it comes twice
+        std::erase_if(with_workers, [&](const Running& sent) { return sent.attempt == answer.attempt; });
         if (chance(10)) {
           router.on_error(answer.peer, answer.attempt,
                           {.code = chance(50) ? Code::kUnavailable : Code::kInternal, .message = "", .path = {}}, now,
                           out);
         } else if (const auto id = router.on_answer(answer.peer, answer.attempt, now, out)) {
           ++outcomes[static_cast<std::uint64_t>(*id)];
+          if (const auto& of = asked[static_cast<std::uint64_t>(*id)]; of.version) answered.insert(*of.version);
         }
         act();
       }

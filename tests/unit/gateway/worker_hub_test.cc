@@ -1,0 +1,237 @@
+#include "services/gateway/worker_hub.h"
+
+#include <gmock/gmock.h>
+
+#include <condition_variable>
+#include <deque>
+#include <future>
+#include <mutex>
+
+#include "services/gateway/metrics.h"
+
+namespace slipway::gateway {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+
+// A worker as the gateway's port sees one, over a real connection.
+class FakeWorker {
+ public:
+  FakeWorker(Bus& bus, int port) : bus_(bus) {
+    socket_ = *bus.connect_dealer(std::format("127.0.0.1:{}", port), [inbox = inbox_](Incoming incoming) {
+      const std::lock_guard lock(inbox->mutex);
+      inbox->heard.push_back(std::move(incoming.message));
+      inbox->came.notify_all();
+    });
+  }
+  void say(msg::Body body, std::uint64_t correlation = 0, std::vector<Frame> payload = {}, std::string secret = {}) {
+    msg::Envelope envelope;
+    envelope.correlation = correlation;
+    envelope.secret = std::move(secret);
+    envelope.body = std::move(body);
+    ASSERT_TRUE(bus_.send(socket_, {.envelope = std::move(envelope), .payload = std::move(payload)}));
+  }
+  // The next message of that kind, waited for; others are passed over.
+  template <class Kind>
+  Message hear() {
+    std::unique_lock lock(inbox_->mutex);
+    while (true) {
+      if (!inbox_->came.wait_for(lock, 30s, [this] { return !inbox_->heard.empty(); })) {
+        ADD_FAILURE() << "no such message came";
+        return {};
+      }
+      Message message = std::move(inbox_->heard.front());
+      inbox_->heard.pop_front();
+      if (std::holds_alternative<Kind>(message.envelope.body)) return message;
+    }
+  }
+  void join(msg::Role role = msg::Role::kInferencer, std::string secret = {}) {
+    say(msg::Hello{.release = "r", .role = role, .worker_id = WorkerId("w"), .host = "h"}, 0, {}, std::move(secret));
+    hear<msg::Welcome>();
+    say(msg::Heartbeat{.credits = 4, .loaded = {}, .draining = false});
+    hear<msg::Ok>();
+  }
+  void leave() { bus_.close(socket_); }
+  ~FakeWorker() { leave(); }
+  FakeWorker(const FakeWorker&) = delete;
+  FakeWorker& operator=(const FakeWorker&) = delete;
+
+ private:
+  struct Inbox {  // outlives the worker: the bus closes its socket later
+    std::mutex mutex;
+    std::condition_variable came;
+    std::deque<Message> heard;
+  };
+  Bus& bus_;
+  const std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
+  SocketId socket_{};
+};
+
+struct WorkerHubTest : testing::Test {
+  Settings settings;
+  Bus bus;
+  Bus workers_bus;
+  Caller caller{bus, "127.0.0.1:1"};
+  RegistryClient client{caller, 1s};
+  RegistryCache cache{client};
+  EventHub events;
+  std::unique_ptr<WorkerHub> hub;
+
+  void start(std::string secret = {}) {
+    hub = std::make_unique<WorkerHub>(bus, caller, cache, events, settings, "r", std::move(secret));
+    ASSERT_TRUE(hub->start("127.0.0.1:0"));
+  }
+  ~WorkerHubTest() override {
+    caller.close();
+    hub->close();
+    workers_bus.stop();
+    bus.stop();
+  }
+  std::future<Result<Message>> ask(bool uploaded = false) {
+    auto answer = std::make_shared<std::promise<Result<Message>>>();
+    hub->ask({.body = msg::Infer{.model = "m", .version = 1, .inputs = {}},
+              .payload = {},
+              .loaded = msg::VersionKey{.model = "m", .version = 1},
+              .uploaded = uploaded,
+              .rows = 1,
+              .deadline = std::chrono::steady_clock::now() + 20s,
+              .request_id = "q"},
+             [answer](Result<Message> message) { answer->set_value(std::move(message)); });
+    return answer->get_future();
+  }
+};
+
+// One of each kind of message there is, as its fields are when nobody has set them.
+template <std::size_t... Kind>
+std::vector<msg::Body> every_kind(std::index_sequence<Kind...>) {
+  return {msg::Body(std::in_place_index<Kind>)...};
+}
+
+TEST_F(WorkerHubTest, HoldsAgainstEveryKindOfMessageFromAnybody) {
+  start();
+  const double before = metrics().handler_failures.Value();
+  FakeWorker worker(workers_bus, hub->port());
+  auto kinds = every_kind(std::make_index_sequence<std::variant_size_v<msg::Body>>());
+  kinds.emplace_back(msg::Error{.code = 250, .message = "?", .path = {}});
+  kinds.emplace_back(
+      msg::Hello{.release = "r", .role = static_cast<msg::Role>(9), .worker_id = WorkerId("x"), .host = {}});
+  kinds.emplace_back(msg::Heartbeat{.credits = UINT32_MAX, .loaded = {{}, {}}, .draining = false});
+  kinds.emplace_back(
+      msg::Inferred{.outputs = {{.name = "", .dtype = static_cast<DType>(99), .shape = {-1, 1L << 62}}}});
+  const auto say_all = [&] {
+    for (const std::uint64_t correlation : {0UL, 1UL << 40, UINT64_MAX}) {
+      for (const auto& kind : kinds) worker.say(kind, correlation, {Frame(), Frame::copy(std::string_view("x"))});
+    }
+  };
+  say_all();  // as a stranger
+  worker.join();
+  say_all();  // as a worker, and with nothing asked
+  auto answer = ask();
+  for (const auto& kind : kinds) worker.say(kind, UINT64_MAX, {});
+  const Message question = worker.hear<msg::Infer>();
+  worker.say(msg::Inferred{}, question.envelope.correlation);
+  EXPECT_TRUE(answer.get());
+  EXPECT_EQ(metrics().handler_failures.Value(), before);
+}
+
+TEST_F(WorkerHubTest, WhatIsNoAnswerToAPredictionIsToldAsOurFault) {
+  start();
+  FakeWorker worker(workers_bus, hub->port());
+  worker.join();
+  auto answer = ask();
+  worker.say(msg::Models{}, worker.hear<msg::Infer>().envelope.correlation);
+  const auto heard = answer.get();
+  ASSERT_FALSE(heard);
+  EXPECT_EQ(heard.error().code, Code::kInternal);
+}
+
+TEST_F(WorkerHubTest, WorkersMustShowTheClusterSecret) {
+  start("right");
+  for (const char* wrong : {"", "wrong", "righ", "rightright"}) {
+    FakeWorker stranger(workers_bus, hub->port());
+    stranger.say(msg::Hello{.release = "r", .role = msg::Role::kInferencer, .worker_id = WorkerId("s"), .host = "h"}, 0,
+                 {}, wrong);
+    const Message refused = stranger.hear<msg::Error>();
+    EXPECT_THAT(std::get<msg::Error>(refused.envelope.body).message, HasSubstr("secret")) << wrong;
+    stranger.say(msg::Heartbeat{.credits = 4, .loaded = {}, .draining = false});
+    stranger.hear<msg::Rehello>();
+  }
+  EXPECT_EQ(hub->inferencers(), 0);
+  FakeWorker worker(workers_bus, hub->port());
+  worker.join(msg::Role::kInferencer, "right");
+  auto answer = ask();
+  worker.say(msg::Inferred{}, worker.hear<msg::Infer>().envelope.correlation);
+  EXPECT_TRUE(answer.get());
+}
+
+TEST_F(WorkerHubTest, RequestsWaitForTheFirstInferencerAfterTheStart) {
+  start();
+  auto answer = ask();
+  FakeWorker worker(workers_bus, hub->port());
+  worker.join();
+  worker.say(msg::Inferred{}, worker.hear<msg::Infer>().envelope.correlation);
+  EXPECT_TRUE(answer.get());
+}
+
+TEST_F(WorkerHubTest, ALostInferencersRequestGoesToAnotherAloneUnlessTheModelMayBeTheCause) {
+  start();
+  FakeWorker first(workers_bus, hub->port());
+  first.join();
+  auto made_here = ask(false);
+  auto uploaded = ask(true);
+  EXPECT_FALSE(std::get<msg::Infer>(first.hear<msg::Infer>().envelope.body).alone);
+  first.hear<msg::Infer>();
+  FakeWorker second(workers_bus, hub->port());
+  second.say(msg::Hello{.release = "r", .role = msg::Role::kInferencer, .worker_id = WorkerId("v"), .host = "h"});
+  second.hear<msg::Welcome>();
+  second.say(msg::Heartbeat{.credits = 4, .loaded = {}, .draining = false});
+  second.hear<msg::Ok>();
+  first.leave();
+  const Message again = second.hear<msg::Infer>();
+  EXPECT_TRUE(std::get<msg::Infer>(again.envelope.body).alone);
+  second.say(msg::Inferred{}, again.envelope.correlation);
+  EXPECT_TRUE(made_here.get());
+  const auto failed = uploaded.get();
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, Code::kUnavailable);
+}
+
+TEST_F(WorkerHubTest, WhatAnInferencerSaysLastIsHeardBeforeItIsGivenUp) {
+  start();
+  for (int round = 0; round < 5; ++round) {
+    Bus own;
+    FakeWorker worker(own, hub->port());
+    worker.join();
+    auto answer = ask();
+    worker.say(msg::Error{.code = static_cast<std::uint8_t>(Code::kInternal), .message = "crashed", .path = {}},
+               worker.hear<msg::Infer>().envelope.correlation);
+    own.stop(10s);  // what was said goes out, then the connection is gone
+    const auto heard = answer.get();
+    ASSERT_FALSE(heard);
+    EXPECT_EQ(heard.error().code, Code::kInternal);
+  }
+}
+
+TEST_F(WorkerHubTest, ServesWithCreditAndNotWhileDraining) {
+  start();
+  EXPECT_EQ(hub->inferencers(), 0);
+  FakeWorker worker(workers_bus, hub->port());
+  worker.join();
+  const auto until = [&](int wanted) {
+    const auto deadline = std::chrono::steady_clock::now() + 30s;
+    while (hub->inferencers() != wanted && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    EXPECT_EQ(hub->inferencers(), wanted);
+  };
+  until(1);
+  worker.say(msg::Heartbeat{.credits = 4, .loaded = {}, .draining = true});
+  until(0);
+  worker.say(msg::Heartbeat{.credits = 0, .loaded = {}, .draining = false});
+  worker.say(msg::Heartbeat{.credits = 1, .loaded = {}, .draining = false});
+  until(1);
+  worker.say(msg::Heartbeat{.credits = 0, .loaded = {}, .draining = false});
+  until(0);
+}
+
+}  // namespace
+}  // namespace slipway::gateway
