@@ -1,14 +1,20 @@
 #include "services/gateway/json_tensor.h"
 
+#include <algorithm>
 #include <bit>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <stdfloat>
+#include <utility>
 
 namespace slipway::gateway {
 namespace {
+
+std::unexpected<Error> too_large(std::size_t max_bytes) {
+  return fail(Code::kTooLarge, std::format("a tensor of more than {} bytes; send fewer rows a request", max_bytes));
+}
 
 template <class Int>
 std::unexpected<Error> not_in_range(std::size_t at, std::string_view text, DType dtype) {
@@ -68,10 +74,7 @@ class ScalarParser {
         const auto parsed = std::from_chars(number.data(), number.data() + number.size(), value);
         if (parsed.ec == std::errc::result_out_of_range) {
           // Too small is zero, as everywhere; too large is an error.
-          double wide = 0;
-          const auto again = std::from_chars(number.data(), number.data() + number.size(), wide);
-          const bool tiny = again.ec == std::errc() ? std::abs(wide) < 1 : tiny_exponent(number);
-          if (!tiny) {
+          if (magnitude(number) > 0) {
             return fail(Code::kInvalidArgument, std::format("JSON error at byte {}: {} is too large for {}", begin,
                                                             number.substr(0, 40), dtype_name(dtype_)));
           }
@@ -94,10 +97,25 @@ class ScalarParser {
   }
 
  private:
-  static bool tiny_exponent(std::string_view number) {
-    const std::size_t e = number.find_first_of("eE");
-    return e == std::string_view::npos ? number.starts_with("0.") || number.starts_with("-0.")
-                                       : number.substr(e + 1).starts_with('-');
+  // The power of ten below which a number of JSON is: 2 for 99.5, 0 for 0.5, -2 for 0.005.
+  static std::int64_t magnitude(std::string_view number) {
+    constexpr std::int64_t kFar = std::int64_t{1} << 40;
+    std::int64_t exponent = 0;
+    if (const std::size_t e = number.find_first_of("eE"); e != std::string_view::npos) {
+      std::string_view text = number.substr(e + 1);
+      if (text.starts_with('+')) text.remove_prefix(1);
+      const auto parsed = std::from_chars(text.data(), text.data() + text.size(), exponent);
+      if (parsed.ec == std::errc::result_out_of_range || exponent > kFar || exponent < -kFar)
+        exponent = text.starts_with('-') ? -kFar : kFar;
+      number = number.substr(0, e);
+    }
+    if (number.starts_with('-')) number.remove_prefix(1);
+    const std::size_t point = std::min(number.find('.'), number.size());
+    const std::size_t first = number.find_first_of("123456789");
+    if (first == std::string_view::npos) return -kFar;
+    // Digits before the point count up, zeros after it count down.
+    return exponent +
+           (first < point ? static_cast<std::int64_t>(point - first) : -static_cast<std::int64_t>(first - point - 1));
   }
 
   bool store(std::int64_t value, bool negative_zero) {
@@ -132,8 +150,8 @@ class ScalarParser {
 template <class T>
 class NestedParser {
  public:
-  NestedParser(JsonReader& json, ScalarParser<T> scalar, const std::vector<T>& values)
-      : json_(json), scalar_(scalar), values_(values) {}
+  NestedParser(JsonReader& json, ScalarParser<T> scalar, const std::vector<T>& values, std::size_t max_bytes)
+      : json_(json), scalar_(scalar), values_(values), max_bytes_(max_bytes) {}
 
   Result<void> value(std::size_t depth) {
     const char next = json_.peek();
@@ -154,10 +172,7 @@ class NestedParser {
       while (true) {
         if (auto taken = value(depth + 1); !taken) return taken;
         ++count;
-        if (values_.size() > TensorBuilder::kMaxBytes / sizeof(T)) {
-          return fail(Code::kTooLarge, std::format("a tensor of more than {} bytes; send fewer rows a request",
-                                                   TensorBuilder::kMaxBytes));
-        }
+        if (values_.size() > max_bytes_ / sizeof(T)) return too_large(max_bytes_);
         if (json_.take(',')) continue;
         if (json_.take(']')) break;
         return json_.wrong("',' or ']'");
@@ -181,6 +196,7 @@ class NestedParser {
   JsonReader& json_;
   ScalarParser<T> scalar_;
   const std::vector<T>& values_;
+  const std::size_t max_bytes_;
   Shape shape_;
   std::int64_t rank_ = -1;
 };
@@ -214,6 +230,30 @@ T load(const std::byte* item) {
   return value;
 }
 
+// The most that a number takes, with a comma.
+std::uint64_t printed_item_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+      return 25;
+    case DType::kI64:
+      return 21;
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBf16:
+      return 16;
+    case DType::kI32:
+      return 12;
+    case DType::kI16:
+      return 7;
+    case DType::kI8:
+    case DType::kU8:
+      return 5;
+    case DType::kB8:
+      return 6;
+  }
+  return 25;
+}
+
 // `at` advances over what was printed.
 void append_dimensions(std::string& out, const TensorSpec& spec, std::size_t depth, const std::byte*& at) {
   if (depth == spec.shape.size()) {
@@ -231,7 +271,7 @@ void append_dimensions(std::string& out, const TensorSpec& spec, std::size_t dep
 
 }  // namespace
 
-TensorBuilder::TensorBuilder(DType dtype) : dtype_(dtype) {
+TensorBuilder::TensorBuilder(DType dtype, std::size_t max_bytes) : dtype_(dtype), max_bytes_(max_bytes) {
   switch (dtype) {
     case DType::kF32:
       values_ = std::vector<float>();
@@ -267,8 +307,8 @@ Result<void> TensorBuilder::read_value(JsonReader& json) {
       [&]<class T>(std::vector<T>& values) -> Result<void> {
         // Two bytes of JSON are the least a number takes; a guess at four saves most of the growing.
         if (values.empty())
-          values.reserve(std::min((json.text().size() - json.position()) / 4 + 16, kMaxBytes / sizeof(T)));
-        NestedParser<T> parser(json, ScalarParser<T>(values, dtype_), values);
+          values.reserve(std::min((json.text().size() - json.position()) / 4 + 16, max_bytes_ / sizeof(T)));
+        NestedParser<T> parser(json, ScalarParser<T>(values, dtype_), values, max_bytes_);
         const std::size_t begin = json.position();
         if (auto read = parser.value(0); !read) return read;
         if (rows_ > 0 && parser.shape() != shape_) {
@@ -289,8 +329,7 @@ Result<void> TensorBuilder::read_row(JsonReader& json) {
   if (auto read = read_value(json); !read) return read;
   ++rows_;
   const std::size_t bytes = std::visit([](const auto& values) { return values.size() * sizeof values[0]; }, values_);
-  if (bytes > kMaxBytes)
-    return fail(Code::kTooLarge, std::format("a tensor of more than {} bytes; send fewer rows a request", kMaxBytes));
+  if (bytes > max_bytes_) return too_large(max_bytes_);
   return {};
 }
 
@@ -384,7 +423,25 @@ void append_row(std::string& out, const TensorSpec& spec, std::span<const std::b
   append_dimensions(out, spec, std::min<std::size_t>(1, spec.shape.size()), at);
 }
 
+std::uint64_t printed_bytes(const TensorSpec& spec) {
+  constexpr std::uint64_t kMost = std::numeric_limits<std::uint64_t>::max();
+  const auto times = [](std::uint64_t a, std::uint64_t b) { return b != 0 && a > kMost / b ? kMost : a * b; };
+  const auto plus = [](std::uint64_t a, std::uint64_t b) { return a > kMost - b ? kMost : a + b; };
+  std::uint64_t total = 0;
+  std::uint64_t count = 1;  // arrays of a depth, at last numbers
+  for (const std::int64_t size : spec.shape) {
+    total = plus(total, times(count, 3));  // two brackets and a comma each
+    count = times(count, static_cast<std::uint64_t>(std::max<std::int64_t>(size, 0)));
+  }
+  return plus(total, times(count, printed_item_bytes(spec.dtype)));
+}
+
 Result<void> check_size(const TensorSpec& spec, std::span<const std::byte> bytes) {
+  if (!is_known(spec.dtype)) {
+    return fail(Code::kInternal, std::format("the inferencer answered output '{}' of dtype {}, which this release does "
+                                             "not know: not a prediction",
+                                             spec.name, std::to_underlying(spec.dtype)));
+  }
   const auto count = element_count(spec.shape);
   if (count && static_cast<std::size_t>(*count) * item_size(spec.dtype) == bytes.size()) return {};
   return fail(Code::kInternal, std::format("the inferencer answered {} bytes for output '{}' of {} {}", bytes.size(),

@@ -12,9 +12,12 @@
 #include "lib/tensor/dtype.h"
 #include "lib/tensor/shape.h"
 #include "lib/wire/frame.h"
+#include "schema/limits.h"
 #include "services/gateway/json_reader.h"
 
 namespace slipway::gateway {
+
+inline constexpr std::size_t kMaxTensorBytes = kMaxMessageBytes;  // unless set otherwise
 
 // A concrete shape and its bytes, row-major and little-endian.
 struct Tensor {
@@ -28,12 +31,12 @@ struct Tensor {
 class TensorBuilder {
  public:
   static constexpr std::size_t kMaxRank = 16;
-  static constexpr std::size_t kMaxBytes = 16 << 20;  // what one frame may hold
 
-  explicit TensorBuilder(DType dtype);
+  // `max_bytes`: the most that the tensor may have.
+  explicit TensorBuilder(DType dtype, std::size_t max_bytes = kMaxTensorBytes);
 
   // Takes the next value as the whole tensor. Errors, with the byte where it is: kInvalidArgument (not a tensor of that
-  // dtype, ragged, nested deeper than kMaxRank), kTooLarge (over kMaxBytes).
+  // dtype, ragged, nested deeper than kMaxRank), kTooLarge (over max_bytes).
   [[nodiscard]] Result<void> read(JsonReader& json);
 
   // Takes the next value as one more row. Errors: as read(); kInvalidArgument (another shape than the rows before).
@@ -55,6 +58,7 @@ class TensorBuilder {
   [[nodiscard]] Result<void> read_value(JsonReader& json);
 
   const DType dtype_;
+  const std::size_t max_bytes_;
   Values values_;
   Shape shape_;             // of the value, or of a row
   std::int64_t rows_ = -1;  // -1: not built from rows
@@ -68,13 +72,18 @@ void append_number(std::string& out, DType dtype, const std::byte* item);
 void append_nested(std::string& out, const TensorSpec& spec, std::span<const std::byte> bytes);
 void append_flat(std::string& out, const TensorSpec& spec, std::span<const std::byte> bytes);
 
+// The most characters that append_nested() may take for a tensor of that dtype and shape, brackets and commas of empty
+// dimensions too; the largest number there is when it would be more than that.
+[[nodiscard]] std::uint64_t printed_bytes(const TensorSpec& spec);
+
 // Row `row` of the first dimension, nested by the others.
 void append_row(std::string& out, const TensorSpec& spec, std::span<const std::byte> bytes, std::int64_t row);
 
 // The element as a double; 16-bit floats are widened.
 [[nodiscard]] double item_as_double(DType dtype, const std::byte* item);
 
-// Whether a worker's answer is what it says it is. Errors: kInternal (bytes and shape differ).
+// Whether a worker's answer is what it says it is. Errors: kInternal (bytes and shape differ, a dtype that this release
+// does not know).
 [[nodiscard]] Result<void> check_size(const TensorSpec& spec, std::span<const std::byte> bytes);
 
 }  // namespace slipway::gateway

@@ -11,8 +11,11 @@ namespace {
 
 class BodyParser {
  public:
-  BodyParser(std::string_view body, const Version& version, bool nonfinite)
-      : json_(body, nonfinite), version_(version), inputs_(version.signature.inputs.size()) {}
+  BodyParser(std::string_view body, const Version& version, bool nonfinite, std::size_t max_tensor_bytes)
+      : json_(body, nonfinite),
+        version_(version),
+        max_tensor_bytes_(max_tensor_bytes),
+        inputs_(version.signature.inputs.size()) {}
 
   Result<OipRequest> parse() {
     auto read = json_.object([this](const std::string& key) -> Result<void> {
@@ -62,7 +65,7 @@ class BodyParser {
           std::format("receiving {} data via JSON is not supported. Please use the binary data format for input {}",
                       oip_name(wanted.dtype), wanted.name));
     }
-    builder.emplace(wanted.dtype);
+    builder.emplace(wanted.dtype, max_tensor_bytes_);
     return builder->read(json_);
   }
 
@@ -194,6 +197,7 @@ class BodyParser {
 
   JsonReader json_;
   const Version& version_;
+  const std::size_t max_tensor_bytes_;
   std::vector<std::optional<Tensor>> inputs_;
   OipRequest request_;
   bool has_inputs_ = false;
@@ -224,9 +228,8 @@ Task<Response> answer_server(Services&, Call&) {
 Task<Response> answer_live(Services&, Call&) { co_return json_response(200, R"({"live":true})"); }
 
 Task<Response> answer_ready(Services& services, Call&) {
-  const bool draining = !services.not_ready().empty();
-  const bool ready = !draining && services.workers.inferencers() > 0;
-  co_return json_response(ready ? 200 : draining ? 503 : 400, std::format(R"({{"live":true,"ready":{}}})", ready));
+  const bool ready = services.not_ready().empty();
+  co_return json_response(ready ? 200 : 400, std::format(R"({{"live":true,"ready":{}}})", ready));
 }
 
 Task<Response> answer_models(Services& services, Call& call) {
@@ -293,7 +296,8 @@ Task<Response> answer_infer(Services& services, Call& call) {
                                    .path = {}},
                              Dialect::kOpenInference, call.request);
   }
-  auto request = read_oip_request(call.body, **version, services.settings.nonfinite_inputs);
+  auto request =
+      read_oip_request(call.body, **version, services.settings.nonfinite_inputs, services.settings.max_tensor_bytes);
   if (!request) co_return error_response(request.error(), Dialect::kOpenInference, call.request);
   auto outputs = co_await predict(services, call, *version, std::move(request->inputs));
   if (!outputs) co_return error_response(outputs.error(), Dialect::kOpenInference, call.request);
@@ -302,8 +306,9 @@ Task<Response> answer_infer(Services& services, Call& call) {
 
 }  // namespace
 
-Result<OipRequest> read_oip_request(std::string_view body, const Version& version, bool nonfinite) {
-  return BodyParser(body, version, nonfinite).parse();
+Result<OipRequest> read_oip_request(std::string_view body, const Version& version, bool nonfinite,
+                                    std::size_t max_tensor_bytes) {
+  return BodyParser(body, version, nonfinite, max_tensor_bytes).parse();
 }
 
 std::string write_oip_answer(const Version& version, const OipRequest& request, const std::vector<Tensor>& outputs) {

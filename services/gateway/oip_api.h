@@ -16,8 +16,8 @@ struct OipRequest {
   std::vector<std::string> outputs;  // wanted; empty: all
 };
 // Errors: kInvalidArgument, kTooLarge, kUnsupported (binary data, shared memory, classification).
-[[nodiscard]] Result<OipRequest> read_oip_request(std::string_view body, const Version& version,
-                                                  bool nonfinite = false);
+[[nodiscard]] Result<OipRequest> read_oip_request(std::string_view body, const Version& version, bool nonfinite = false,
+                                                  std::size_t max_tensor_bytes = kMaxTensorBytes);
 
 [[nodiscard]] std::string write_oip_answer(const Version& version, const OipRequest& request,
                                            const std::vector<Tensor>& outputs);

@@ -23,20 +23,13 @@ void to_probabilities(std::vector<double>& logits) {
 }
 
 Task<Result<std::string>> only_model(Services& services, std::string request_id) {
-  auto names = co_await services.cache.model_names(std::move(request_id));
+  auto names = co_await services.cache.first_names(std::move(request_id));
   if (!names) co_return std::unexpected(names.error());
-  if ((*names)->size() == 1) co_return (*names)->front();
   if ((*names)->empty()) co_return fail(Code::kNotFound, "there is no model yet");
-  std::string list;
-  for (const auto& name : **names) {
-    if (list.size() > 500) {
-      list += ", ...";
-      break;
-    }
-    list += std::format("{}'{}'", list.empty() ? "" : ", ", name);
-  }
+  if ((*names)->size() == 1) co_return (*names)->front();
   co_return fail_at("$.model", Code::kInvalidArgument,
-                    std::format("there are {} models, so 'model' must name one: {}", (*names)->size(), list));
+                    std::format("there are several models, such as '{}' and '{}', so 'model' must name one",
+                                (**names)[0], (**names)[1]));
 }
 
 // Resolves, builds the input with `fill`, predicts and words the answer.
@@ -61,7 +54,7 @@ Task<Response> answer(Services& services, Call& call, std::string model, std::st
          .path = {}});
   }
   const TensorSpec& wanted = version->signature.inputs.front();
-  TensorBuilder builder(wanted.dtype);
+  TensorBuilder builder(wanted.dtype, services.settings.max_tensor_bytes);
   if (Result<void> filled = fill(builder); !filled) co_return refuse(filled.error());
   std::vector<Tensor> inputs(1);
   inputs[0] = builder.finish(wanted.name);

@@ -81,6 +81,11 @@ Result<void> check_inputs(const Version& version, const std::vector<Tensor>& inp
   }
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     const TensorSpec& spec = inputs[i].spec;
+    if (!is_known(wanted[i].dtype)) {
+      return fail(Code::kUnsupported,
+                  std::format("input '{}' of model '{}' has a dtype that this release does not know", wanted[i].name,
+                              version.model));
+    }
     if (!fits(spec.shape, wanted[i].shape)) {
       return fail(Code::kInvalidArgument,
                   std::format("unexpected shape for input '{}' for model '{}'. Expected {}, got {}.", spec.name,
@@ -100,6 +105,35 @@ Result<void> check_inputs(const Version& version, const std::vector<Tensor>& inp
   return {};
 }
 
+Result<void> check_outputs(const Version& version, std::vector<Tensor>& outputs, std::uint64_t max_printed_bytes) {
+  const auto& wanted = version.signature.outputs;
+  if (outputs.size() != wanted.size()) {
+    return fail(Code::kInternal, std::format("model '{}' answered {} outputs, its signature says {}", version.model,
+                                             outputs.size(), wanted.size()));
+  }
+  std::uint64_t printed = 0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    TensorSpec& spec = outputs[i].spec;
+    if (auto good = check_size(spec, outputs[i].bytes.bytes()); !good) return good;
+    if (spec.dtype != wanted[i].dtype || !fits(spec.shape, wanted[i].shape)) {
+      return fail(Code::kInternal,
+                  std::format("model '{}' answered output '{}' as {} {}, its signature says {} {}", version.model,
+                              wanted[i].name, dtype_name(spec.dtype), to_string(spec.shape),
+                              dtype_name(wanted[i].dtype), to_string(wanted[i].shape)));
+    }
+    const std::uint64_t size = printed_bytes(spec);
+    if (size > max_printed_bytes - printed) {
+      return fail(Code::kTooLarge,
+                  std::format("model '{}' answered output '{}' of shape {}: as text it could be over "
+                              "the limit of {} bytes",
+                              version.model, wanted[i].name, to_string(spec.shape), max_printed_bytes));
+    }
+    printed += size;
+    spec.name = wanted[i].name;
+  }
+  return {};
+}
+
 Task<Result<std::vector<Tensor>>> predict(Services& services, Call& call, VersionRef version,
                                           std::vector<Tensor> inputs) {
   if (auto checked = check_inputs(*version, inputs); !checked) co_return std::unexpected(checked.error());
@@ -109,20 +143,25 @@ Task<Result<std::vector<Tensor>>> predict(Services& services, Call& call, Versio
   WorkerHub::Question question{.body = {},
                                .payload = {},
                                .loaded = msg::VersionKey{.model = version->model, .version = version->number},
+                               .uploaded = version->uploaded,
                                .rows = 1,
                                .deadline = call.received + *timeout,
                                .request_id = call.request.id};
   if (!inputs.empty() && !inputs.front().spec.shape.empty()) question.rows = inputs.front().spec.shape.front();
   msg::Infer infer{.model = version->model, .version = version->number, .inputs = {}};
+  const std::uint64_t limit = services.settings.max_tensor_bytes;
+  std::uint64_t bytes = 0;
   for (auto& input : inputs) {
-    if (input.bytes.size() > TensorBuilder::kMaxBytes) {
-      co_return fail(Code::kTooLarge, std::format("input '{}' has {} bytes; the limit is {}", input.spec.name,
-                                                  input.bytes.size(), TensorBuilder::kMaxBytes));
+    bytes += input.bytes.size();
+    if (bytes > limit) {
+      co_return fail(Code::kTooLarge,
+                     std::format("the inputs have more than {} bytes; send fewer rows a request", limit));
     }
     infer.inputs.push_back(std::move(input.spec));
     question.payload.push_back(std::move(input.bytes));
   }
   question.body = std::move(infer);
+  call.body = std::string();  // the tensors hold what it said
 
   auto answer =
       co_await await_value<Result<Message>>([&services, &call, question = std::move(question)](auto done) mutable {
@@ -142,11 +181,17 @@ Task<Result<std::vector<Tensor>>> predict(Services& services, Call& call, Versio
     co_return fail(Code::kInternal, "the inferencer's answer is not a prediction");
   }
   std::vector<Tensor> outputs;
+  bytes = 0;
   for (std::size_t i = 0; i < inferred->outputs.size(); ++i) {
-    if (auto good = check_size(inferred->outputs[i], answer->payload[i].bytes()); !good)
-      co_return std::unexpected(good.error());
+    bytes += answer->payload[i].size();
     outputs.push_back({.spec = std::move(inferred->outputs[i]), .bytes = std::move(answer->payload[i])});
   }
+  if (bytes > limit) {
+    co_return fail(Code::kTooLarge,
+                   std::format("model '{}' answered {} bytes; the limit is {}", version->model, bytes, limit));
+  }
+  const std::uint64_t printed = limit > UINT64_MAX / 4 ? UINT64_MAX : 4 * limit;
+  if (auto good = check_outputs(*version, outputs, printed); !good) co_return std::unexpected(good.error());
   co_return outputs;
 }
 

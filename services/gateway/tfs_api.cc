@@ -12,10 +12,10 @@ constexpr std::uint64_t kMostListed = 1000;
 
 class BodyParser {
  public:
-  BodyParser(std::string_view body, const Version& version, bool nonfinite)
+  BodyParser(std::string_view body, const Version& version, bool nonfinite, std::size_t max_tensor_bytes)
       : json_(body, nonfinite), version_(version) {
     for (const auto& input : version.signature.inputs) {
-      builders_.emplace_back(input.dtype);
+      builders_.emplace_back(input.dtype, max_tensor_bytes);
       seen_.push_back(false);
     }
   }
@@ -137,7 +137,8 @@ Task<Result<VersionRef>> resolve(Services& services, Call& call) {
 Task<Response> answer_predict(Services& services, Call& call) {
   auto version = co_await resolve(services, call);
   if (!version) co_return error_response(version.error(), Dialect::kTensorFlow, call.request);
-  auto request = read_tfs_request(call.body, **version, services.settings.nonfinite_inputs);
+  auto request =
+      read_tfs_request(call.body, **version, services.settings.nonfinite_inputs, services.settings.max_tensor_bytes);
   if (!request) co_return error_response(request.error(), Dialect::kTensorFlow, call.request);
   auto outputs = co_await predict(services, call, *version, std::move(request->inputs));
   if (!outputs) co_return error_response(outputs.error(), Dialect::kTensorFlow, call.request);
@@ -212,8 +213,9 @@ Task<Response> answer_models(Services& services, Call& call) {
 
 }  // namespace
 
-Result<TfsRequest> read_tfs_request(std::string_view body, const Version& version, bool nonfinite) {
-  return BodyParser(body, version, nonfinite).parse();
+Result<TfsRequest> read_tfs_request(std::string_view body, const Version& version, bool nonfinite,
+                                    std::size_t max_tensor_bytes) {
+  return BodyParser(body, version, nonfinite, max_tensor_bytes).parse();
 }
 
 Result<std::string> write_tfs_answer(const std::vector<Tensor>& outputs, bool rows) {

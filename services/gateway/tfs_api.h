@@ -15,8 +15,8 @@ struct TfsRequest {
   bool rows = true;            // "instances", else "inputs"
 };
 // Errors: kInvalidArgument, kTooLarge.
-[[nodiscard]] Result<TfsRequest> read_tfs_request(std::string_view body, const Version& version,
-                                                  bool nonfinite = false);
+[[nodiscard]] Result<TfsRequest> read_tfs_request(std::string_view body, const Version& version, bool nonfinite = false,
+                                                  std::size_t max_tensor_bytes = kMaxTensorBytes);
 
 // The answer's body. Errors: kInternal (row format, but an output that is not by rows).
 [[nodiscard]] Result<std::string> write_tfs_answer(const std::vector<Tensor>& outputs, bool rows);

@@ -132,5 +132,74 @@ TEST(JsonReader, DecodesStrings) {
   }
 }
 
+TEST(JsonTensor, TooSmallIsZeroAndTooLargeIsRefusedHoweverItIsWritten) {
+  const auto value = [](const std::string& text, DType dtype) -> std::optional<double> {
+    TensorBuilder builder(dtype);
+    JsonReader json(text);
+    if (!builder.read(json)) return std::nullopt;
+    const Tensor tensor = builder.finish("x");
+    return item_as_double(dtype, tensor.bytes.data());
+  };
+  const std::string thousand(1000, '0');
+  for (const DType dtype : {DType::kF32, DType::kF64, DType::kF16}) {
+    EXPECT_EQ(value("1" + thousand + "e-400", dtype), std::nullopt) << "1e600";
+    EXPECT_EQ(value("-1" + thousand + "e-400", dtype), std::nullopt);
+    EXPECT_EQ(value("1e999", dtype), std::nullopt);
+    EXPECT_EQ(value("1e99999999999999999999", dtype), std::nullopt);
+    EXPECT_EQ(value("0." + thousand + "1e1600", dtype), std::nullopt) << "1e599";
+    EXPECT_EQ(value("1" + thousand + "e-1400", dtype), 0) << "1e-400";
+    EXPECT_EQ(value("0." + thousand + "1e500", dtype), 0) << "1e-501";
+    EXPECT_EQ(value("1e-999", dtype), 0);
+    EXPECT_EQ(value("1e-99999999999999999999", dtype), 0);
+  }
+  EXPECT_EQ(value("1" + thousand + "e-1000", DType::kF64), 1);
+}
+
+TEST(JsonTensor, LetsATensorHaveSoManyBytesAndNotOneMore) {
+  const auto read = [](const char* text) {
+    TensorBuilder builder(DType::kF32, 16);
+    JsonReader json(text);
+    return builder.read(json);
+  };
+  EXPECT_TRUE(read("[1,2,3,4]"));
+  const auto refused = read("[1,2,3,4,5]");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kTooLarge);
+}
+
+TEST(JsonTensor, PrintsNoMoreThanItSays) {
+  const auto check = [](Shape shape, DType dtype, std::size_t bytes) {
+    const TensorSpec spec{.name = "y", .dtype = dtype, .shape = std::move(shape)};
+    std::string printed;
+    append_nested(printed, spec, std::vector<std::byte>(bytes, std::byte{0x80}));
+    EXPECT_LE(printed.size(), printed_bytes(spec)) << printed;
+  };
+  check({}, DType::kF32, 4);
+  check({2, 3}, DType::kI64, 48);
+  check({2, 3}, DType::kF64, 48);
+  check({2, 3}, DType::kF32, 24);
+  check({4}, DType::kF16, 8);
+  check({4}, DType::kBf16, 8);
+  check({4}, DType::kI32, 16);
+  check({4}, DType::kI16, 8);
+  check({4}, DType::kI8, 4);
+  check({4}, DType::kU8, 4);
+  check({3, 1000, 0}, DType::kF32, 0);
+  check({0, 1000}, DType::kF32, 0);
+  const auto bytes = [](Shape shape) {
+    return printed_bytes({.name = "y", .dtype = DType::kF32, .shape = std::move(shape)});
+  };
+  EXPECT_GT(bytes({1, 1L << 31, 0}), 1ULL << 32);
+  EXPECT_EQ(bytes({1L << 40, 1L << 40, 0}), UINT64_MAX);
+}
+
+TEST(JsonTensor, KnowsWhichDtypesItKnows) {
+  const auto checked =
+      check_size({.name = "y", .dtype = static_cast<DType>(99), .shape = {1}}, std::vector<std::byte>(1));
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().code, Code::kInternal);
+  EXPECT_THAT(checked.error().message, testing::HasSubstr("not a prediction"));
+}
+
 }  // namespace
 }  // namespace slipway::gateway

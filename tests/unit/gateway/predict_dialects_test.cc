@@ -178,5 +178,39 @@ TEST(PlainApi, ReadsABody) {
   }
 }
 
+TEST(CheckOutputs, TakesWhatTheSignatureSaysAndGivesItsNames) {
+  std::vector<Tensor> outputs;
+  outputs.push_back(output({3, 2}, std::vector<float>(6), "?"));
+  ASSERT_TRUE(check_outputs(kOne, outputs, 1000));
+  EXPECT_EQ(outputs[0].spec.name, "y");
+}
+TEST(CheckOutputs, RefusesAnotherShapeDtypeOrNumber) {
+  const auto code = [](std::vector<Tensor> outputs) {
+    const auto checked = check_outputs(kOne, outputs, 1000);
+    return checked ? std::nullopt : std::optional(checked.error().code);
+  };
+  EXPECT_EQ(code({}), Code::kInternal);
+  EXPECT_EQ(code({output({1, 3}, {1, 2, 3})}), Code::kInternal);
+  EXPECT_EQ(code({output({2}, {1, 2})}), Code::kInternal);
+  EXPECT_EQ(code({output({1, 2}, {1, 2, 3})}), Code::kInternal) << "bytes and shape differ";
+  Tensor other = output({1, 2}, {1, 2});
+  other.spec.dtype = DType::kI32;
+  EXPECT_EQ(code({other}), Code::kInternal);
+  other.spec.dtype = static_cast<DType>(99);
+  EXPECT_EQ(code({other}), Code::kInternal);
+}
+TEST(CheckOutputs, RefusesWhatWouldPrintWithoutEnd) {
+  Version wide = kOne;
+  wide.signature.outputs[0].shape = {-1, 100'000'000, 0};
+  std::vector<Tensor> outputs{output({1, 100'000'000, 0}, {})};
+  const auto checked = check_outputs(wide, outputs, 1 << 20);
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().code, Code::kTooLarge);
+}
+TEST(PlainApi, ATieIsTheSecondClass) {
+  const Version two = version({{.name = "x", .dtype = DType::kF32, .shape = {-1, 2}}}, {"no", "yes"});
+  EXPECT_THAT(write_plain_answer(two, output({1, 1}, {0.5F}), false).value(), HasSubstr(R"("yes")"));
+}
+
 }  // namespace
 }  // namespace slipway::gateway
