@@ -19,22 +19,72 @@ namespace http = beast::http;
 using Clock = std::chrono::steady_clock;
 using boost::system::error_code;
 
-constexpr std::size_t kBufferBytes = 64 << 10;
+constexpr std::size_t kBufferBytes = 64 << 10;  // read at once while a body comes in
+constexpr std::size_t kHeaderBytes = 8 << 10;   // read at once before
+constexpr std::size_t kIdleBytes = 16 << 10;    // buffers up to this are kept between requests
 constexpr auto kFirstRequestGrace = std::chrono::milliseconds(250);
 constexpr std::size_t kPartBytes = 256 << 10;
 constexpr std::size_t kJoinedBytes = 16 << 10;  // a body up to this goes out in one write with its header
 constexpr std::int64_t kBodyBytesPerSecond = 8 << 10;
 
+// One request being handled, however it ends.
+class InFlight {
+ public:
+  InFlight() { metrics().inflight.Increment(); }
+  ~InFlight() { metrics().inflight.Decrement(); }
+  InFlight(const InFlight&) = delete;
+  InFlight& operator=(const InFlight&) = delete;
+};
+
+// What a browser is told before it lets a page of an allowed origin ask.
+Response preflight(const Request& request) {
+  Response response;
+  response.status = 204;
+  response.headers.emplace_back("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE");
+  const std::string_view wanted = request.header("Access-Control-Request-Headers");
+  if (!wanted.empty()) response.headers.emplace_back("Access-Control-Allow-Headers", wanted);
+  response.headers.emplace_back("Access-Control-Max-Age", "600");
+  return response;
+}
+
 }  // namespace
 
-HttpConnection::HttpConnection(Stream stream, ConnectionShared& shared)
-    : stream_(std::move(stream)), shared_(shared), buffer_(kPartBytes) {
+void IdleConnections::note_oldest() {
+  oldest_.store(idle_.empty() ? kNone : idle_.front().since.time_since_epoch().count(), std::memory_order_relaxed);
+}
+
+void IdleConnections::add(Node& node) {
+  node.front().since = Clock::now();
+  idle_.splice(idle_.end(), node);
+  note_oldest();
+}
+
+void IdleConnections::remove(Node& node, Node::iterator entry) {
+  node.splice(node.end(), idle_, entry);
+  note_oldest();
+}
+
+bool IdleConnections::close_longest() {
+  if (idle_.empty()) return false;
+  idle_.front().connection->displace();
+  return true;
+}
+
+HttpConnection::HttpConnection(Stream stream, ConnectionShared& shared, IdleConnections& idle)
+    : stream_(std::move(stream)),
+      shared_(shared),
+      buffer_(kPartBytes),
+      idle_connections_(idle),
+      node_{IdleConnections::Entry{.connection = this}},
+      entry_(node_.begin()) {
   ++shared_.open;
   metrics().connections.Increment();
 }
 
 HttpConnection::~HttpConnection() {
+  leave_idle();
   release_buffered();
+  metrics().connection_buffers.Decrement(static_cast<double>(counted_bytes_));
   --shared_.open;
   metrics().connections.Decrement();
 }
@@ -44,9 +94,9 @@ Task<void> HttpConnection::run() {
   try {
     error_code ignored;
     stream_.socket().set_option(tcp::no_delay(true), ignored);
-    buffer_.reserve(kBufferBytes);
     co_await serve();
   } catch (const std::exception& error) {
+    metrics().handler_failures.Increment();
     // Asio and Beast throw on what no peer can cause; the connection is lost, the process is not.
     spdlog::error("connection failed message={}", log_value(error.what()));
   }
@@ -58,14 +108,19 @@ Task<void> HttpConnection::run() {
 Task<void> HttpConnection::refuse() {
   const auto self = shared_from_this();
   metrics().connections_refused.Increment();
-  Response response = error_response(
-      Error{.code = Code::kOverloaded,
-            .message = std::format("more than {} connections are open", shared_.settings.max_connections),
-            .path = {}},
-      Dialect::kOwn, Request{});
+  Response response =
+      error_response(Error{.code = Code::kOverloaded,
+                           .message = std::format("more than {} connections are open", shared_.max_connections),
+                           .path = {}},
+                     Dialect::kOwn, Request{});
   closing_ = true;
-  co_await send(response, Request{}, false);
-  co_await linger();
+  try {
+    co_await send(response, Request{}, false);
+    co_await linger();
+  } catch (const std::exception& error) {
+    metrics().handler_failures.Increment();
+    spdlog::error("connection failed message={}", log_value(error.what()));
+  }
   stream_.close();
 }
 
@@ -82,6 +137,34 @@ void HttpConnection::drain() {
   });
 }
 
+void HttpConnection::displace() {
+  leave_idle();
+  closing_ = true;
+  metrics().connections_displaced.Increment();
+  stream_.cancel();
+}
+
+void HttpConnection::enter_idle() {
+  idle_ = true;
+  parser_.reset();
+  if (buffer_.capacity() > kIdleBytes) buffer_.shrink_to_fit();
+  if (head_.capacity() > kIdleBytes / 4) head_ = std::string();
+  count_buffer();
+  idle_connections_.add(node_);
+}
+
+void HttpConnection::leave_idle() {
+  idle_ = false;
+  if (node_.empty()) idle_connections_.remove(node_, entry_);
+}
+
+void HttpConnection::count_buffer() {
+  const std::size_t held = buffer_.capacity();
+  if (held == counted_bytes_) return;
+  metrics().connection_buffers.Increment(static_cast<double>(held) - static_cast<double>(counted_bytes_));
+  counted_bytes_ = held;
+}
+
 void HttpConnection::abort() {
   closing_ = true;
   stream_.close();
@@ -96,20 +179,20 @@ Task<void> HttpConnection::serve() {
 // Bytes up to the end of a header in `buffer_`: true; a clean end of the connection before a first byte: false.
 Task<Result<bool>> HttpConnection::read_header() {
   bool begun = buffer_.size() > 0;
-  idle_ = !begun;
+  if (!begun) enter_idle();
   stream_.expires_after(begun ? shared_.settings.header_timeout() : shared_.settings.idle_timeout());
   while (true) {
     const auto bytes = buffer_.cdata();
     auto end = header_end({static_cast<const char*>(bytes.data()), bytes.size()}, limits_);
     if (!end) co_return std::unexpected(end.error());
     if (*end > 0) {
-      idle_ = false;
       served_ = true;
       co_return true;
     }
     error_code ec;
     const std::size_t got =
-        co_await stream_.async_read_some(buffer_.prepare(kBufferBytes / 4), asio::redirect_error(kUseTask, ec));
+        co_await stream_.async_read_some(buffer_.prepare(kHeaderBytes), asio::redirect_error(kUseTask, ec));
+    leave_idle();
     if (ec == beast::error::timeout && begun) {
       co_return fail(Code::kDeadlineExceeded, "the request's header did not arrive in time");
     }
@@ -117,7 +200,6 @@ Task<Result<bool>> HttpConnection::read_header() {
     buffer_.commit(got);
     if (!begun) {
       begun = true;
-      idle_ = false;
       stream_.expires_after(shared_.settings.header_timeout());  // once: the whole header's deadline
     }
   }
@@ -142,14 +224,15 @@ Result<Request> HttpConnection::parse_request(std::size_t header_bytes) {
   const auto& message = parser_->get();
   request.method = message.method_string();
   request.target = message.target();
-  const std::size_t mark = request.target.find('?');
-  request.path = request.target.substr(0, mark);
-  if (mark != std::string::npos) request.query = request.target.substr(mark + 1);
+  const TargetParts parts = split_target(request.target);
+  request.path = parts.path;
+  request.query = parts.query;
   header_fields_ = 0;
   for (const auto& field : message) {
     request.headers.emplace_back(field.name_string(), field.value());
     ++header_fields_;
   }
+  request.host = parts.host.empty() ? request.header("Host") : parts.host;
   const std::string_view given = request.header("X-Request-Id");
   request.id = clean_request_id(given) ? std::string(given) : random_hex(64);
   return request;
@@ -198,37 +281,15 @@ Task<bool> HttpConnection::serve_one() {
   const Dialect dialect = match.route != nullptr ? match.route->dialect : dialect_of(request.path);
   Call call{
       .request = std::move(request), .params = std::move(match.params), .body = {}, .reader = this, .client = this};
-  Response response;
-  if (!expectation.empty() && !expects_continue_ && !old) {
-    response = error_response(417,
-                              Error{.code = Code::kUnsupported,
-                                    .message = std::format("expectation '{}' is not met here", expectation),
-                                    .path = {}},
-                              dialect, call.request);
-  } else if (match.route == nullptr) {
-    const Error error =
-        match.status == 405 ? Error{.code = Code::kInvalidArgument,
-                                    .message = std::format("{} is not allowed on {}; allowed: {}", call.request.method,
-                                                           call.request.path, match.allow),
-                                    .path = {}}
-        : match.status == 400
-            ? Error{.code = Code::kInvalidArgument, .message = "the path has a broken % escape", .path = {}}
-            : Error{.code = Code::kNotFound,
-                    .message = std::format("there is nothing at {}", call.request.path),
-                    .path = {}};
-    response = error_response(match.status, error, dialect, call.request);
-    if (!match.allow.empty()) response.headers.emplace_back("Allow", match.allow);
-  } else {
-    metrics().inflight.Increment();
-    response = co_await handle(call, *match.route);
-    metrics().inflight.Decrement();
-  }
+  const bool met = expectation.empty() || expects_continue_ || old;
+  Response response = co_await answer(call, match, dialect, met);
   unwatch();
 
   // A body nobody read would be taken for the next request.
   const bool unread = !parser_->is_done();
   keep = keep && !unread && !body_broken_ && !response.close && !closing_ && !shared_.draining;
   call.body = std::string();
+  part_.reset();
   release_buffered();
   const bool sent = co_await send(response, call.request, keep);
   unwatch();
@@ -246,6 +307,47 @@ Task<bool> HttpConnection::serve_one() {
   co_return keep&& sent;
 }
 
+Task<Response> HttpConnection::answer(Call& call, const RouteTable::Match& match, Dialect dialect,
+                                      bool expectation_met) {
+  const Request& request = call.request;
+  if (!expectation_met) {
+    co_return error_response(417,
+                             Error{.code = Code::kUnsupported,
+                                   .message = std::format("expectation '{}' is not met here", request.header("Expect")),
+                                   .path = {}},
+                             dialect, request);
+  }
+  if (auto own = shared_.origins.check(request); !own) {
+    metrics().origins_refused.Increment();
+    co_return error_response(403, own.error(), dialect, request);
+  }
+  const auto page = shared_.origins.allowed_origin(request);
+  Response response;
+  if (page && request.method == "OPTIONS" && !request.header("Access-Control-Request-Method").empty()) {
+    response = preflight(request);
+  } else if (match.route == nullptr) {
+    const Error error =
+        match.status == 405 ? Error{.code = Code::kInvalidArgument,
+                                    .message = std::format("{} is not allowed on {}; allowed: {}", request.method,
+                                                           request.path, match.allow),
+                                    .path = {}}
+        : match.status == 400
+            ? Error{.code = Code::kInvalidArgument, .message = "the path has a broken % escape", .path = {}}
+            : Error{
+                  .code = Code::kNotFound, .message = std::format("there is nothing at {}", request.path), .path = {}};
+    response = error_response(match.status, error, dialect, request);
+    if (!match.allow.empty()) response.headers.emplace_back("Allow", match.allow);
+  } else {
+    const InFlight counted;
+    response = co_await handle(call, *match.route);
+  }
+  if (page) {
+    response.headers.emplace_back("Access-Control-Allow-Origin", *page);
+    response.headers.emplace_back("Vary", "Origin");
+  }
+  co_return response;
+}
+
 Task<Response> HttpConnection::handle(Call& call, const Route& route) {
   body_limit_ = route.body == BodyPolicy::kStream
                     ? shared_.settings.max_upload_bytes
@@ -258,18 +360,19 @@ Task<Response> HttpConnection::handle(Call& call, const Route& route) {
               .path = {}},
         route.dialect, call.request);
   }
-  if (route.body != BodyPolicy::kStream) {
-    auto read = co_await read_whole_body(call.body);
-    if (!read) {
-      const int status =
-          read.error().code == Code::kDeadlineExceeded ? 408 : status_of(read.error().code, route.dialect);
-      co_return error_response(status, read.error(), route.dialect, call.request);
-    }
-  }
-  call.received = Clock::now();
   try {
+    if (route.body != BodyPolicy::kStream) {
+      auto read = co_await read_whole_body(call.body);
+      if (!read) {
+        const int status =
+            read.error().code == Code::kDeadlineExceeded ? 408 : status_of(read.error().code, route.dialect);
+        co_return error_response(status, read.error(), route.dialect, call.request);
+      }
+    }
+    call.received = Clock::now();
     co_return co_await route.handler(call);
   } catch (const std::exception& error) {
+    metrics().handler_failures.Increment();
     spdlog::error("request failed id={} route={} message={}", call.request.id, route.pattern, log_value(error.what()));
   }
   co_return error_response(
@@ -277,39 +380,52 @@ Task<Response> HttpConnection::handle(Call& call, const Route& route) {
       route.dialect, call.request);
 }
 
+// Straight from the connection's buffer into `body`.
 Task<Result<void>> HttpConnection::read_whole_body(std::string& body) {
-  if (const auto length = parser_->content_length()) body.reserve(*length);
+  const auto length = parser_->content_length();
+  if (length) body.reserve(*length);
+  std::size_t size = 0;
   while (true) {
-    auto part = co_await next();
-    if (!part) co_return std::unexpected(part.error());
-    if (part->empty()) co_return Result<void>();
-    if (shared_.buffered_bytes.fetch_add(part->size()) + part->size() > shared_.settings.max_buffered_bytes) {
-      shared_.buffered_bytes -= part->size();
+    const std::size_t room = length ? std::clamp<std::size_t>(*length - size, 1, kPartBytes) : kPartBytes;
+    body.resize_and_overwrite(size + room, [](char*, std::size_t whole) { return whole; });
+    auto got = co_await read_body(std::span(body).subspan(size));
+    body.resize(size + got.value_or(0));
+    if (!got) {
+      body_broken_ = true;
+      co_return std::unexpected(got.error());
+    }
+    if (*got == 0) co_return Result<void>();
+    if (shared_.buffered_bytes.fetch_add(*got) + *got > shared_.settings.max_buffered_bytes) {
+      shared_.buffered_bytes -= *got;
       co_return fail(Code::kOverloaded, std::format("the bodies of all requests in memory would be over {} bytes",
                                                     shared_.settings.max_buffered_bytes));
     }
-    buffered_bytes_ += part->size();
-    body.append(reinterpret_cast<const char*>(part->data()), part->size());
+    buffered_bytes_ += *got;
+    size += *got;
   }
 }
 
 void HttpConnection::release_buffered() { shared_.buffered_bytes -= std::exchange(buffered_bytes_, 0); }
 
 Task<Result<std::span<const std::byte>>> HttpConnection::next() {
-  auto part = co_await read_part();
-  // Where the next request begins is anybody's guess then.
-  if (!part) body_broken_ = true;
-  co_return part;
+  if (!part_) part_ = std::make_unique_for_overwrite<char[]>(kPartBytes);
+  auto got = co_await read_body({part_.get(), kPartBytes});
+  if (!got) {
+    // Where the next request begins is anybody's guess then.
+    body_broken_ = true;
+    co_return std::unexpected(got.error());
+  }
+  co_return std::as_bytes(std::span(part_.get(), *got));
 }
 
-Task<Result<std::span<const std::byte>>> HttpConnection::read_part() {
+// Some bytes of the body, at the start of `into`; none at its end.
+Task<Result<std::size_t>> HttpConnection::read_body(std::span<char> into) {
   if (expects_continue_ && !parser_->is_done()) {
     expects_continue_ = false;
     if (buffer_.size() == 0 && !co_await write_all("HTTP/1.1 100 Continue\r\n\r\n")) {
       co_return fail(Code::kUnavailable, "the client has gone");
     }
   }
-  if (!part_) part_ = std::make_unique_for_overwrite<char[]>(kPartBytes);
   auto on_chunk = [this](std::uint64_t, boost::core::string_view extensions, error_code& ec) {
     if (auto fine = chunk_gate_->on_chunk(extensions.size()); !fine) {
       chunk_error_ = fine.error();
@@ -320,8 +436,8 @@ Task<Result<std::span<const std::byte>>> HttpConnection::read_part() {
 
   while (!parser_->is_done()) {
     auto& body = parser_->get().body();
-    body.data = part_.get();
-    body.size = kPartBytes;
+    body.data = into.data();
+    body.size = into.size();
     body.more = true;
     error_code ec;
     std::size_t used = 0;
@@ -332,7 +448,7 @@ Task<Result<std::span<const std::byte>>> HttpConnection::read_part() {
       used += taken;
       if (ec || taken == 0) break;
     }
-    const std::size_t got = kPartBytes - body.size;
+    const std::size_t got = into.size() - body.size;
     if (ec == http::error::need_buffer || ec == http::error::need_more) ec = {};
     if (ec) {
       co_return std::unexpected(
@@ -353,7 +469,7 @@ Task<Result<std::span<const std::byte>>> HttpConnection::read_part() {
     if (body_bytes_ > body_limit_) {
       co_return fail(Code::kTooLarge, std::format("the body is larger than the limit of {} bytes", body_limit_));
     }
-    if (got > 0) co_return std::as_bytes(std::span(part_.get(), got));
+    if (got > 0) co_return got;
     if (parser_->is_done()) break;
     // Data is always taken, so what stays is a chunk header without an end.
     if (buffer_.size() > limits_.chunk_slack_bytes)
@@ -364,6 +480,7 @@ Task<Result<std::span<const std::byte>>> HttpConnection::read_part() {
     const std::size_t arrived =
         co_await stream_.async_read_some(buffer_.prepare(kBufferBytes), asio::redirect_error(kUseTask, ec));
     buffer_.commit(arrived);
+    count_buffer();
     if (ec == beast::error::timeout) {
       co_return fail(Code::kDeadlineExceeded,
                      std::format("the body arrives slower than {} bytes a second", kBodyBytesPerSecond));
@@ -375,7 +492,7 @@ Task<Result<std::span<const std::byte>>> HttpConnection::read_part() {
                                                          std::chrono::milliseconds(shared_.settings.body_grace_ms));
     if (body_allowance_.count() <= 0) body_allowance_ = std::chrono::nanoseconds(1);
   }
-  co_return std::span<const std::byte>();
+  co_return std::size_t{0};
 }
 
 Task<bool> HttpConnection::write_all(std::string_view bytes) {

@@ -7,10 +7,13 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/buffer_body.hpp>
 #include <boost/beast/http/parser.hpp>
+#include <limits>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "services/gateway/origin_gate.h"
 #include "services/gateway/request_gate.h"
 #include "services/gateway/route_table.h"
 #include "services/gateway/settings.h"
@@ -25,9 +28,42 @@ using Stream = beast::basic_stream<tcp, Executor>;
 struct ConnectionShared {
   const Settings& settings;
   const RouteTable& routes;
+  const OriginGate origins;
+  const int max_connections;
   std::atomic<bool> draining{false};
   std::atomic<int> open{0};
   std::atomic<std::uint64_t> buffered_bytes{0};  // bodies in memory, of all connections
+};
+
+class HttpConnection;
+
+// The connections of one thread that wait for a next request, the one that has waited longest first.
+// Threads: that thread's; oldest() any.
+class IdleConnections {
+ public:
+  using Clock = std::chrono::steady_clock;
+  struct Entry {
+    HttpConnection* connection;
+    Clock::time_point since{};
+  };
+  // A list of its one entry while it is not among the idle ones, empty while it is.
+  using Node = std::list<Entry>;
+
+  void add(Node& node);
+  void remove(Node& node, Node::iterator entry);
+
+  // Closes the one that has waited longest. False: there is none.
+  bool close_longest();
+
+  // Since when that one has waited; the largest number: there is none.
+  [[nodiscard]] Clock::rep oldest() const { return oldest_.load(std::memory_order_relaxed); }
+
+ private:
+  void note_oldest();
+
+  static constexpr Clock::rep kNone = std::numeric_limits<Clock::rep>::max();
+  Node idle_;
+  std::atomic<Clock::rep> oldest_{kNone};
 };
 
 // Life: kept by its own coroutine until the connection closes. Threads: the thread of its io_context.
@@ -36,18 +72,21 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
                              private BodyWriter,
                              private ClientWatch {
  public:
-  HttpConnection(Stream stream, ConnectionShared& shared);
+  HttpConnection(Stream stream, ConnectionShared& shared, IdleConnections& idle);
   ~HttpConnection() override;
 
   // Serves requests until the connection ends. Never throws.
   Task<void> run();
 
-  // Answers 503 and closes: over the connection cap.
+  // Answers 503 and closes: over the connection cap. Never throws.
   Task<void> refuse();
 
   // While waiting for a next request: closes now. In a request, or before the first one, which may be on its way:
   // closes after its answer.
   void drain();
+
+  // Closes now, if it waits for a next request: another connection needs the room.
+  void displace();
 
   // Closes whatever is going on.
   void abort();
@@ -66,7 +105,11 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   Task<void> linger();
   Result<Request> parse_request(std::size_t header_bytes);
 
-  Task<Result<std::span<const std::byte>>> read_part();
+  Task<Result<std::size_t>> read_body(std::span<char> into);
+  Task<Response> answer(Call& call, const RouteTable::Match& match, Dialect dialect, bool expectation_met);
+  void enter_idle();
+  void leave_idle();
+  void count_buffer();
 
   Task<Result<std::span<const std::byte>>> next() override;
   Task<bool> write(std::string_view bytes) override;
@@ -77,6 +120,10 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   ConnectionShared& shared_;
   const GateLimits limits_;
   beast::flat_buffer buffer_;
+  std::size_t counted_bytes_ = 0;  // of buffer_, in the metric
+  IdleConnections& idle_connections_;
+  IdleConnections::Node node_;
+  const IdleConnections::Node::iterator entry_;
 
   std::optional<Parser> parser_;
   std::optional<ChunkGate> chunk_gate_;
@@ -88,7 +135,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   bool expects_continue_ = false;
   bool body_broken_ = false;
   std::chrono::nanoseconds body_allowance_{0};  // time that reading the body may still take
-  std::unique_ptr<char[]> part_;                // what next() hands out
+  std::unique_ptr<char[]> part_;                // what next() hands out, until the request is answered
 
   bool chunked_answer_ = false;
   bool idle_ = true;

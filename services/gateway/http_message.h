@@ -33,7 +33,8 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 struct Request {
   std::string method;  // upper case
   std::string target;  // as sent
-  std::string path;    // `target` before "?", still encoded
+  std::string host;    // of the target when that is absolute, else of the Host field; with its port
+  std::string path;    // `target` before "?", without scheme and host, still encoded
   std::string query;   // `target` after "?", still encoded
   Headers headers;
   std::string id;

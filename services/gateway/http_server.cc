@@ -1,17 +1,23 @@
 #include "services/gateway/http_server.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "lib/base/log.h"
 #include "services/gateway/http_connection.h"
+#include "services/gateway/metrics.h"
 
 namespace slipway::gateway {
 namespace {
@@ -23,26 +29,77 @@ struct Lane {
   asio::io_context context{1};
   asio::executor_work_guard<Executor> work{context.get_executor()};
   std::set<std::weak_ptr<HttpConnection>, std::owner_less<>> connections;  // this thread only
+  IdleConnections idle;
   std::thread thread;
 };
 
+constexpr int kMostRefusals = 64;  // connections that are being refused in full, at once
+
+std::uint64_t open_limit() {
+  rlimit limit{};
+  return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
+}
+
+// A descriptor that is given up to take in, and refuse, a connection when there is no other.
+int open_spare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+
+// What a handler throws is lost, the thread and its other connections are not.
+void run_to_the_end(asio::io_context& context) {
+  while (true) {
+    try {
+      context.run();
+      return;
+    } catch (const std::exception& error) {
+      metrics().handler_failures.Increment();
+      spdlog::error("http thread's handler failed message={}", log_value(error.what()));
+    }
+  }
+}
+
+void refuse_at_once(asio::basic_stream_socket<tcp, Executor> socket) {
+  static constexpr std::string_view kAnswer =
+      "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+  metrics().connections_refused.Increment();
+  error_code ignored;
+  socket.non_blocking(true, ignored);
+  socket.write_some(asio::buffer(kAnswer), ignored);
+  socket.shutdown(tcp::socket::shutdown_send, ignored);
+  socket.close(ignored);
+}
+
 }  // namespace
 
+int connection_limit(int wanted, std::uint64_t descriptors) {
+  // Workers, calls to the registry, the metrics port, files; and those who are being refused.
+  constexpr std::uint64_t kOthers = 256 + kMostRefusals;
+  const std::uint64_t room = descriptors > 2 * kOthers ? descriptors - kOthers : descriptors / 2;
+  return static_cast<int>(
+      std::min<std::uint64_t>(static_cast<std::uint64_t>(wanted), std::max<std::uint64_t>(room, 1)));
+}
+
 struct HttpServer::Impl {
-  Impl(const Settings& limits, const RouteTable& table) : shared{.settings = limits, .routes = table} {}
+  Impl(const std::string& address, const Settings& limits, const RouteTable& table)
+      : shared{.settings = limits,
+               .routes = table,
+               .origins = OriginGate(address, limits.allowed_hosts, limits.allowed_origins),
+               .max_connections = connection_limit(limits.max_connections, open_limit())},
+        spare(open_spare()) {}
+  ~Impl() {
+    if (spare >= 0) close(spare);
+  }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
 
   ConnectionShared shared;
   std::vector<std::unique_ptr<Lane>> lanes;
   std::optional<asio::basic_socket_acceptor<tcp, Executor>> acceptor;  // on the first lane
   int port = 0;
+  int spare;
 
   static Task<void> serve(std::shared_ptr<HttpConnection> connection, Lane* lane, bool refused) {
     const std::weak_ptr<HttpConnection> weak = connection;
     lane->connections.insert(weak);
-    if (refused)
-      co_await connection->refuse();
-    else
-      co_await connection->run();
+    co_await (refused ? connection->refuse() : connection->run());
     lane->connections.erase(weak);
   }
 
@@ -56,20 +113,50 @@ struct HttpServer::Impl {
       if (ec) {
         // Out of descriptors, most likely: breathe, or this loop eats the core.
         spdlog::warn("cannot accept message={}", log_value(ec.message()));
+        refuse_with_spare();
         asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Executor>
             pause(lanes.front()->context.get_executor(), std::chrono::milliseconds(100));
         co_await pause.async_wait(asio::redirect_error(kUseTask, ec));
         continue;
       }
-      begin(lane, std::move(socket));
+      try {
+        begin(lane, std::move(socket));
+      } catch (const std::exception& error) {
+        metrics().handler_failures.Increment();
+        spdlog::error("connection not begun message={}", log_value(error.what()));
+      }
     }
   }
 
+  // Those who wait in the listener's queue would wait for ever: they are taken in one at a time and told.
+  void refuse_with_spare() {
+    if (spare >= 0) ::close(std::exchange(spare, -1));
+    error_code ec;
+    acceptor->non_blocking(true, ec);
+    for (int i = 0; i < kMostRefusals && !ec; ++i) {
+      asio::basic_stream_socket<tcp, Executor> socket(lanes.front()->context.get_executor());
+      acceptor->accept(socket, ec);
+      if (!ec) refuse_at_once(std::move(socket));
+    }
+    spare = open_spare();
+  }
+
   void begin(Lane* lane, asio::basic_stream_socket<tcp, Executor> socket) {
-    const bool refused = shared.open >= shared.settings.max_connections;
+    const bool full = shared.open >= shared.max_connections;
+    if (full) {
+      if (shared.open >= shared.max_connections + kMostRefusals) return refuse_at_once(std::move(socket));
+      // To the thread where somebody has waited longest, and is closed for it.
+      lane = std::ranges::min_element(lanes, {}, [](const auto& one) { return one->idle.oldest(); })->get();
+      error_code ec;
+      const auto protocol = socket.local_endpoint(ec).protocol();
+      const auto handle = ec ? -1 : socket.release(ec);
+      if (ec) return;
+      socket = asio::basic_stream_socket<tcp, Executor>(lane->context.get_executor(), protocol, handle);
+    }
     // The last reference may go on either thread until serve() has it, but the socket is touched on its lane's only.
-    asio::post(lane->context, [this, lane, refused, kept = std::move(socket)]() mutable {
-      auto connection = std::make_shared<HttpConnection>(Stream(std::move(kept)), shared);
+    asio::post(lane->context, [this, lane, full, kept = std::move(socket)]() mutable {
+      const bool refused = full && !lane->idle.close_longest();
+      auto connection = std::make_shared<HttpConnection>(Stream(std::move(kept)), shared, lane->idle);
       asio::co_spawn(lane->context, serve(std::move(connection), lane, refused), asio::detached);
     });
   }
@@ -103,7 +190,11 @@ HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<HttpServer>> HttpServer::start(const std::string& address, int port, const Settings& settings,
                                                       const RouteTable& routes) {
-  auto impl = std::make_unique<Impl>(settings, routes);
+  auto impl = std::make_unique<Impl>(address, settings, routes);
+  if (impl->shared.max_connections < settings.max_connections) {
+    spdlog::warn("connections limited by the descriptors that may be open max_connections={} wanted={}",
+                 impl->shared.max_connections, settings.max_connections);
+  }
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   const int threads = settings.http_threads > 0 ? settings.http_threads : static_cast<int>(std::min(cores, 4U));
   for (int i = 0; i < threads; ++i) impl->lanes.push_back(std::make_unique<Lane>());
@@ -123,7 +214,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(const std::string& address
 
   asio::co_spawn(impl->lanes.front()->context, impl->accept_loop(), asio::detached);
   for (auto& lane : impl->lanes) {
-    lane->thread = std::thread([context = &lane->context] { context->run(); });
+    lane->thread = std::thread([context = &lane->context] { run_to_the_end(*context); });
   }
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }

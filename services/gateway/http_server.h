@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -11,7 +12,12 @@
 
 namespace slipway::gateway {
 
-// Life: `settings` and `routes` must outlive it; destruction aborts what is open. Threads: any.
+// How many connections `descriptors` leave room for beside what else the gateway opens: `wanted`, or fewer.
+[[nodiscard]] int connection_limit(int wanted, std::uint64_t descriptors);
+
+// At its limit of connections it closes the one that has waited longest for a next request to admit another; when none
+// waits, the new one is answered 503. Life: `settings` and `routes` must outlive it; destruction aborts what is open.
+// Threads: any.
 class HttpServer {
  public:
   // Port 0 takes any free one. Errors: kInvalidArgument (not an address), kUnavailable (cannot be bound).

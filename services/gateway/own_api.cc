@@ -1,5 +1,6 @@
 #include "services/gateway/own_api.h"
 
+#include "lib/base/release.h"
 #include "services/gateway/oip_api.h"
 #include "services/gateway/openapi_document.h"
 #include "services/gateway/plain_api.h"
@@ -39,6 +40,35 @@ template Result<PageRequest<std::uint64_t>> page_request(const Request&, std::st
 
 namespace {
 
+// For whoever opens the gateway's address to see what is there.
+Task<Response> answer_root(Call& call) {
+  static constexpr std::pair<std::string_view, std::string_view> kWays[] = {
+      {"/openapi.json", "describes every call (OpenAPI 3.1)"},
+      {"/api/v1/models", "models, their versions and aliases; also /api/v1/jobs and /api/v1/datasets"},
+      {"/v1/models", "predictions as TensorFlow Serving takes them: POST /v1/models/MODEL:predict"},
+      {"/v2", "predictions as the Open Inference Protocol has them: POST /v2/models/MODEL/infer"},
+      {"/predict", "predictions in short: POST {\"model\": ..., \"input\": [...]}"},
+  };
+  static constexpr std::string_view kTitle = "Slipway trains models and serves their predictions.";
+  static constexpr std::string_view kMore =
+      "`slipway --help` has the command line; README.md and docs/ of the source tell the rest.";
+  Response response;
+  if (call.request.header("Accept").contains("text/html")) {
+    response.content_type = "text/html; charset=utf-8";
+    response.body = std::format("<!doctype html><title>Slipway {}</title><h1>Slipway {}</h1><p>{}</p><ul>", kRelease,
+                                kRelease, kTitle);
+    for (const auto& [path, what] : kWays)
+      response.body += std::format(R"(<li><a href="{}">{}</a> {}</li>)", path, path, what);
+    response.body += std::format("</ul><p>{}</p>\n", kMore);
+  } else {
+    response.content_type = "text/plain; charset=utf-8";
+    response.body = std::format("Slipway {}\n{}\n\n", kRelease, kTitle);
+    for (const auto& [path, what] : kWays) response.body += std::format("  {:<16}{}\n", path, what);
+    response.body += std::format("\n{}\n", kMore);
+  }
+  co_return response;
+}
+
 Task<Response> refuse_query(Error error, const Call& call) { co_return refuse(error, call); }
 
 }  // namespace
@@ -66,7 +96,17 @@ void add_openapi_routes(RouteTable& routes) {
        .handler = [](Call&) -> Task<Response> { co_return json_response(200, std::string(openapi_document())); }});
 }
 
+void add_root_route(RouteTable& routes) {
+  routes.add({.method = "GET",
+              .pattern = "/",
+              .dialect = Dialect::kOwn,
+              .body = BodyPolicy::kNone,
+              .changes = false,
+              .handler = [](Call& call) { return answer_root(call); }});
+}
+
 void add_all_routes(RouteTable& routes, Services& services) {
+  add_root_route(routes);
   add_plain_routes(routes, services);
   add_tfs_routes(routes, services);
   add_oip_routes(routes, services);

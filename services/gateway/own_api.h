@@ -16,6 +16,7 @@ void add_artifact_routes(RouteTable& routes, Services& services);
 void add_version_upload_routes(RouteTable& routes, Services& services);
 void add_doctor_routes(RouteTable& routes, Services& services);
 void add_openapi_routes(RouteTable& routes);
+void add_root_route(RouteTable& routes);
 
 // Every route of the gateway.
 void add_all_routes(RouteTable& routes, Services& services);

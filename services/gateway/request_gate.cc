@@ -20,6 +20,14 @@ std::string_view trimmed(std::string_view text) {
   return text;
 }
 
+// Of "http://" or "https://" at the start of `target`; 0: neither.
+std::size_t scheme_bytes(std::string_view target) {
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (equals_ignoring_case(target.substr(0, scheme.size()), scheme)) return scheme.size();
+  }
+  return 0;
+}
+
 Result<bool> check_request_line(std::string_view line) {
   const std::size_t first = line.find(' ');
   const std::size_t last = line.rfind(' ');
@@ -29,8 +37,15 @@ Result<bool> check_request_line(std::string_view line) {
   const std::string_view target = line.substr(first + 1, last - first - 1);
   const std::string_view version = line.substr(last + 1);
   if (!is_token(line.substr(0, first))) return fail(Code::kInvalidArgument, "the request's method is not a token");
-  const bool good = target.starts_with('/') && std::ranges::all_of(target, [](char c) { return c > ' ' && c < 0x7f; });
-  if (!good) return fail(Code::kInvalidArgument, "the request's target must be an absolute path in printable ASCII");
+  const bool printable = std::ranges::all_of(target, [](char c) { return c > ' ' && c < 0x7f; });
+  const std::size_t scheme = scheme_bytes(target);
+  // In absolute form a host follows, without a user.
+  const std::string_view host = split_target(target).host;
+  const bool formed = scheme == 0 ? target.starts_with('/') : !host.empty() && !host.contains('@');
+  if (!printable || !formed) {
+    return fail(Code::kInvalidArgument,
+                "the request's target must be an absolute path, or http://HOST and a path, in printable ASCII");
+  }
   if (version != "HTTP/1.1" && version != "HTTP/1.0") {
     return fail(Code::kUnsupported, "only HTTP/1.1 and HTTP/1.0 are spoken here");
   }
@@ -38,6 +53,20 @@ Result<bool> check_request_line(std::string_view line) {
 }
 
 }  // namespace
+
+TargetParts split_target(std::string_view target) {
+  TargetParts parts;
+  if (const std::size_t scheme = scheme_bytes(target); scheme > 0) {
+    target.remove_prefix(scheme);
+    parts.host = target.substr(0, target.find_first_of("/?#"));
+    target.remove_prefix(parts.host.size());
+  }
+  const std::size_t mark = target.find('?');
+  parts.path = target.substr(0, mark);
+  if (mark != std::string_view::npos) parts.query = target.substr(mark + 1);
+  if (parts.path.empty()) parts.path = "/";
+  return parts;
+}
 
 Result<std::size_t> header_end(std::string_view bytes, const GateLimits& limits) {
   for (std::size_t i = bytes.find('\n'); i != std::string_view::npos; i = bytes.find('\n', i + 1)) {

@@ -27,6 +27,14 @@ struct GateLimits {
 // a length that is not a number, a folded line, chunked in HTTP/1.0, a malformed line or target).
 [[nodiscard]] Result<void> check_header(std::string_view header, const GateLimits& limits);
 
+// The parts of a target that check_header() has passed: an absolute path, or in absolute form, "http://host/path".
+struct TargetParts {
+  std::string_view host;  // empty: the Host field says
+  std::string_view path;
+  std::string_view query;
+};
+[[nodiscard]] TargetParts split_target(std::string_view target);
+
 // Counts a chunked body's framing against its data.
 class ChunkGate {
  public:

@@ -277,37 +277,37 @@ def test_a_module_that_touches_files_is_refused(stripes):
 
 @pytest.mark.parametrize("request_text", [
     b"GET /v2 HTTP/1.1\r\n\r\n",                                                     # no Host
-    b"GET /v2 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-    b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-    b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\nGET /v2 HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST /predict HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: a\r\n folded\r\n\r\n",
-    b"GET /v2 HTTP/1.1\r\nHost : a\r\n\r\n",
-    b"GET /v2 HTTP/1.1\nHost: a\n\n",
+    b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\nGET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /predict HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX: a\r\n folded\r\n\r\n",
+    b"GET /v2 HTTP/1.1\r\nHost : localhost\r\n\r\n",
+    b"GET /v2 HTTP/1.1\nHost: localhost\n\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
     b"nonsense\r\n\r\n",
 ])
 def test_a_request_that_could_smuggle_is_refused_and_the_connection_closed(stripes, request_text):
-    answer = raw(stripes, request_text + b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n", close=False)
+    answer = raw(stripes, request_text + b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n", close=False)
     assert answer.startswith(b"HTTP/1.1 4") or answer.startswith(b"HTTP/1.1 5") or answer == b"", answer
     assert answer.count(b"HTTP/1.1 ") <= 1, "the rest must not be read as a second request"
 
 
 def test_trailers_are_refused(stripes):
-    body = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nAuthorization: x\r\n\r\n"
+    body = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nAuthorization: x\r\n\r\n"
     assert raw(stripes, body, close=False).startswith(b"HTTP/1.1 400")
 
 
 def test_too_many_header_bytes_are_a_431(stripes):
     for headers in (b"X: " + b"a" * 20_000 + b"\r\n", b"".join(b"X%d: a\r\n" % i for i in range(200))):
-        answer = raw(stripes, b"GET /v2 HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n", close=False)
+        answer = raw(stripes, b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n", close=False)
         assert answer.startswith(b"HTTP/1.1 431"), answer[:100]
 
 
 def test_pipelined_requests_are_answered_in_order(stripes):
-    data = b"".join(b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % path for path in (b"/v2/health/live", b"/none", b"/v2"))
+    data = b"".join(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in (b"/v2/health/live", b"/none", b"/v2"))
     answer = raw(stripes, data)
     assert answer.index(b'"live"') < answer.index(b" 404 ") < answer.rindex(b"HTTP/1.1 200"), answer
 
@@ -315,7 +315,7 @@ def test_pipelined_requests_are_answered_in_order(stripes):
 def test_expect_continue_is_answered(stripes):
     url = urlsplit(stripes.url)
     with socket.create_connection((url.hostname, url.port), timeout=20) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 100")
         connection.sendall(b"{}")
         assert connection.recv(65536).startswith(b"HTTP/1.1 400")
@@ -330,7 +330,7 @@ def test_slow_and_half_open_clients_are_dropped(start):
     begin = time.monotonic()
     closed = False
     try:
-        for byte in b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 10_000:
+        for byte in b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 10_000:
             slow.sendall(bytes([byte]))
             slow.settimeout(0.05)
             try:
@@ -353,7 +353,7 @@ def test_random_bytes_do_no_harm(stripes):
     for i in range(100):
         data = rng.randbytes(rng.randrange(1, 3000))
         if i % 2:
-            data = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+            data = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data) + data
         try:
             raw(stripes, data)
         except ConnectionResetError:

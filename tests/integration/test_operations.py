@@ -27,6 +27,52 @@ def test_every_service_has_metrics_and_health(stripes):
         assert own, (service["role"], sorted(names))
 
 
+def test_predictions_and_readiness_do_not_need_the_registry(stripes):
+    stripes.predict("stripes", [IMAGE])
+    ready = f"http://127.0.0.1:{stripes.service('gateway')['ports']['metrics']}/readyz"
+    stripes.kill("registry", signal.SIGSTOP)
+    try:
+        slowest, answers = 0, 0
+
+        def away():
+            nonlocal slowest, answers
+            begun = time.monotonic()
+            answer = stripes.predict("stripes", [IMAGE])
+            slowest, answers = max(slowest, time.monotonic() - begun), answers + 1
+            assert answer.status_code == 200, answer.text
+            return stripes.metrics("gateway")["slipway_gateway_registry_up"] == 0
+        wait_for(away, 60, "the gateway noticing that the registry is silent")
+        for _ in range(100):
+            away()
+        assert slowest < 2, (slowest, answers)  # the registry's deadline is 10 s
+        assert requests.get(ready, timeout=10).status_code == 200
+        assert stripes.get("/v2/health/ready").json() == {"live": True, "ready": True}
+    finally:
+        stripes.kill("registry", signal.SIGCONT)
+    wait_for(lambda: stripes.metrics("gateway")["slipway_gateway_registry_up"] == 1, 60)
+
+
+def test_a_gateway_without_inferencers_is_not_ready(start):
+    cluster = start()
+    ready = f"http://127.0.0.1:{cluster.service('gateway')['ports']['metrics']}/readyz"
+    cluster.kill("inferencer", signal.SIGSTOP)
+    try:
+        wait_for(lambda: requests.get(ready, timeout=10).status_code == 503, 60, "the gateway missing its inferencer")
+        assert cluster.get("/v2/health/ready").status_code == 400
+        assert cluster.get("/api/v1/models").status_code == 200
+    finally:
+        cluster.kill("inferencer", signal.SIGCONT)
+    wait_for(lambda: requests.get(ready, timeout=10).status_code == 200, 60, "the gateway being ready again")
+
+
+def test_the_root_tells_where_to_go(stripes):
+    text = stripes.get("/")
+    assert text.headers["Content-Type"].startswith("text/plain") and "/openapi.json" in text.text
+    page = stripes.get("/", headers={"Accept": "text/html,*/*"})
+    assert page.headers["Content-Type"].startswith("text/html") and 'href="/v2"' in page.text
+    assert stripes.get("/", headers={"Host": "evil.example"}).status_code == 403
+
+
 @measures_memory
 def test_idle_gateway_and_registry_are_small(start):
     cluster = start()

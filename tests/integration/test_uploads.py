@@ -118,7 +118,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(cluster):
     from urllib.parse import urlsplit
     url = urlsplit(cluster.url)
     with socket.create_connection((url.hostname, url.port)) as connection:
-        connection.sendall(b"PUT /api/v1/datasets/broken?file=t.csv HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n"
+        connection.sendall(b"PUT /api/v1/datasets/broken?file=t.csv HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n"
                            + b"a,b\n" + b"1,2\n" * 100_000)
     assert cluster.get("/api/v1/datasets/broken").status_code == 404
     assert cluster.get("/api/v1/datasets").status_code == 200

@@ -3,11 +3,13 @@
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <functional>
 #include <future>
+#include <vector>
 
 #include "services/gateway/problem.h"
 
@@ -58,6 +60,7 @@ struct HttpServerTest : testing::Test {
 
   void SetUp() override {
     settings.http_threads = 1;
+    settings.allowed_hosts = {"a"};
     settings.max_body_bytes = 100;
     settings.header_timeout_ms = 200;
     settings.body_grace_ms = 200;
@@ -88,6 +91,9 @@ struct HttpServerTest : testing::Test {
         bytes += part->size();
       }
       co_return json_response(200, std::to_string(bytes));
+    });
+    add("GET", "/host", BodyPolicy::kNone, [](Call& call) -> Task<Response> {
+      co_return json_response(200, call.request.host + " " + call.request.path + " " + call.request.query);
     });
     add("GET", "/throw", BodyPolicy::kNone, [](Call&) -> Task<Response> {
       throw std::runtime_error("broken");
@@ -177,17 +183,123 @@ TEST_F(HttpServerTest, CountsAStreamedBody) {
                               body.size(), body)),
               testing::EndsWith("3000000"));
 }
-TEST_F(HttpServerTest, SurvivesAHandlerThatThrows) {
+TEST_F(HttpServerTest, SurvivesAHandlerThatThrowsAndCountsIt) {
+  const double before = metrics().handler_failures.Value();
   EXPECT_THAT(ask("GET /throw HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), StartsWith("HTTP/1.1 500 "));
+  EXPECT_EQ(metrics().handler_failures.Value(), before + 1);
 }
-TEST_F(HttpServerTest, RefusesConnectionsOverTheCap) {
+TEST_F(HttpServerTest, NothingIsInFlightOnceAllIsAnswered) {
+  ask("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab");  // and no more
+  ask("GET /throw HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  server.reset();
+  EXPECT_EQ(metrics().inflight.Value(), 0);
+  EXPECT_EQ(metrics().connection_buffers.Value(), 0);
+}
+TEST_F(HttpServerTest, TakesTargetsInAbsoluteForm) {
+  EXPECT_THAT(ask("GET http://a:81/host?x=1 HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n"),
+              testing::EndsWith("a:81 /host x=1"));
+  EXPECT_THAT(ask("GET http://a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), StartsWith("HTTP/1.1 404 "));
+  EXPECT_THAT(ask("GET http://me@a/host HTTP/1.1\r\nHost: a\r\n\r\n"), StartsWith("HTTP/1.1 400 "));
+  EXPECT_THAT(ask("GET http:///host HTTP/1.1\r\nHost: a\r\n\r\n"), StartsWith("HTTP/1.1 400 "));
+}
+TEST_F(HttpServerTest, OnLoopbackServesLoopbackHostsAndThoseAllowed) {
+  const auto from = [&](std::string_view host) {
+    return ask(std::format("GET /host HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", host));
+  };
+  for (const char* host : {"localhost", "LOCALHOST:7", "x.localhost", "127.0.0.1:8080", "127.1.2.3", "[::1]:80", "a:9"})
+    EXPECT_THAT(from(host), StartsWith("HTTP/1.1 200 ")) << host;
+  for (const char* host :
+       {"evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "128.0.0.1", "[::2]", "b"})
+    EXPECT_THAT(from(host), testing::AllOf(StartsWith("HTTP/1.1 403 "), HasSubstr("--allowed-hosts"))) << host;
+  EXPECT_THAT(ask("GET http://evil.example/host HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+              StartsWith("HTTP/1.1 403 "));
+  EXPECT_THAT(ask("GET /host HTTP/1.0\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
+}
+TEST_F(HttpServerTest, ForeignPagesChangeNothing) {
+  settings.allowed_origins = {"https://dash.example"};
+  const auto post = [&](std::string_view fields) {
+    return ask(std::format("POST /echo HTTP/1.1\r\nHost: a:8080\r\n{}Content-Length: 2\r\nConnection: close\r\n\r\n42",
+                           fields));
+  };
+  EXPECT_THAT(post(""), StartsWith("HTTP/1.1 200 "));
+  EXPECT_THAT(post("Origin: http://a:8080\r\nSec-Fetch-Site: same-origin\r\n"), StartsWith("HTTP/1.1 200 "));
+  for (const char* fields : {"Sec-Fetch-Site: cross-site\r\n", "Sec-Fetch-Site: same-site\r\n", "Origin: null\r\n",
+                             "Origin: https://evil.example\r\n", "Origin: http://a:8081\r\n",
+                             "Origin: http://a:8080\r\nSec-Fetch-Site: cross-site\r\n"}) {
+    EXPECT_THAT(post(fields), testing::AllOf(StartsWith("HTTP/1.1 403 "), HasSubstr("another origin"))) << fields;
+  }
+  EXPECT_THAT(
+      post("Origin: https://dash.example\r\nSec-Fetch-Site: cross-site\r\n"),
+      testing::AllOf(StartsWith("HTTP/1.1 200 "), HasSubstr("Access-Control-Allow-Origin: https://dash.example\r\n")));
+  EXPECT_THAT(ask("GET /host HTTP/1.1\r\nHost: a\r\nSec-Fetch-Site: cross-site\r\nConnection: close\r\n\r\n"),
+              testing::AllOf(StartsWith("HTTP/1.1 200 "), Not(HasSubstr("Access-Control"))));
+  const std::string preflight =
+      "OPTIONS /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAccess-Control-Request-Method: POST\r\n"
+      "Access-Control-Request-Headers: content-type\r\nOrigin: ";
+  EXPECT_THAT(ask(preflight + "https://dash.example\r\n\r\n"),
+              testing::AllOf(StartsWith("HTTP/1.1 204 "), HasSubstr("Access-Control-Allow-Headers: content-type\r\n")));
+  EXPECT_THAT(ask(preflight + "https://evil.example\r\n\r\n"),
+              testing::AllOf(StartsWith("HTTP/1.1 405 "), Not(HasSubstr("Access-Control"))));
+}
+TEST_F(HttpServerTest, RefusesConnectionsOverTheCapWhenNoneIsIdle) {
   settings.max_connections = 1;
+  settings.body_grace_ms = 60'000;
   start();
   const Client first(server->port());
-  first.say("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1");
-  EXPECT_THAT(first.hear("\r\n\r\n1"), HasSubstr("200 OK"));
+  first.say("POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+  EXPECT_THAT(first.hear("\r\n\r\n"), StartsWith("HTTP/1.1 100 "));
   const Client second(server->port());
   EXPECT_THAT(second.hear("\r\n\r\n"), StartsWith("HTTP/1.1 503 "));
+  first.say("ok");
+  EXPECT_THAT(first.hear("ok"), HasSubstr("200 OK"));
+}
+TEST_F(HttpServerTest, TheLongestIdleConnectionMakesRoomForAnother) {
+  settings.max_connections = 2;
+  settings.http_threads = 2;
+  start();
+  const std::string request = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok";
+  const Client longest(server->port());
+  longest.say(request);
+  EXPECT_THAT(longest.hear("ok"), HasSubstr("200 OK"));
+  const Client shorter(server->port());
+  shorter.say(request);
+  EXPECT_THAT(shorter.hear("\r\n\r\nok"), HasSubstr("200 OK"));
+  const Client third(server->port());
+  third.say(request);
+  EXPECT_THAT(third.hear("\r\n\r\nok"), HasSubstr("200 OK"));
+  EXPECT_EQ(longest.hear(), "");
+  shorter.say(request);
+  EXPECT_THAT(shorter.hear("\r\n\r\nok"), HasSubstr("200 OK"));
+}
+TEST_F(HttpServerTest, ConnectionsStayWithinTheDescriptors) {
+  EXPECT_EQ(connection_limit(4096, 1 << 20), 4096);
+  EXPECT_EQ(connection_limit(4096, 1024), 704);
+  EXPECT_EQ(connection_limit(4096, 100), 50);
+  EXPECT_EQ(connection_limit(4096, 0), 1);
+}
+TEST_F(HttpServerTest, WithoutADescriptorLeftNewConnectionsAreToldSo) {
+  start();
+  std::vector<int> clients;
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<std::uint16_t>(server->port()));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  for (int i = 0; i < 3; ++i) clients.push_back(socket(AF_INET, SOCK_STREAM, 0));
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = static_cast<rlim_t>(clients.front()), .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  for (const int client : clients) {
+    const timeval most{.tv_sec = 10, .tv_usec = 0};
+    setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most);
+    ASSERT_EQ(connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    char bytes[64] = {};
+    EXPECT_GT(recv(client, bytes, sizeof bytes - 1, 0), 0);
+    EXPECT_THAT(bytes, StartsWith("HTTP/1.1 503 "));
+  }
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  for (const int client : clients) close(client);
+  EXPECT_THAT(ask("GET /host HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
 }
 TEST_F(HttpServerTest, RefusesABodyOverTheBudgetOfAllRequests) {
   settings.max_body_bytes = 60;

@@ -56,9 +56,21 @@ TEST(RequestGate, RefusesChunksInHttp10) {
 }
 TEST(RequestGate, RefusesOtherVersionsAndTargets) {
   EXPECT_EQ(refused("Host: a\r\n", "GET / HTTP/2.0"), Code::kUnsupported);
-  EXPECT_EQ(refused("Host: a\r\n", "GET http://a/ HTTP/1.1"), Code::kInvalidArgument);
+  for (const char* target : {"http://", "http:///x", "http://me@a/", "ftp://a/", "a/b", "*"})
+    EXPECT_EQ(refused("Host: a\r\n", std::format("GET {} HTTP/1.1", target).c_str()), Code::kInvalidArgument) << target;
   EXPECT_EQ(refused("Host: a\r\n", "GET /a b HTTP/1.1"), Code::kInvalidArgument);
   EXPECT_EQ(refused("Host: a\r\n", "GE(T / HTTP/1.1"), Code::kInvalidArgument);
+}
+TEST(RequestGate, TakesTargetsInAbsoluteForm) {
+  for (const char* target : {"http://a/", "HTTP://a:80/x?y=/", "https://[::1]", "http://a?b"})
+    EXPECT_TRUE(check_header(std::format("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target), kLimits)) << target;
+  const auto parts = split_target("HTTP://a:80/x?y=/");
+  EXPECT_EQ(parts.host, "a:80");
+  EXPECT_EQ(parts.path, "/x");
+  EXPECT_EQ(parts.query, "y=/");
+  EXPECT_EQ(split_target("http://a?b").path, "/");
+  EXPECT_EQ(split_target("http://a?b").query, "b");
+  EXPECT_EQ(split_target("/x?http://a/").host, "");
 }
 TEST(RequestGate, CountsFields) {
   std::string fields = "Host: a\r\n";
