@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
   options.add("nonfinite-inputs", settings.nonfinite_inputs,
               "Take NaN and Infinity as bare tokens in /v1 and /v2, as TensorFlow Serving and Triton do");
   options.add("max-tensor-bytes", settings.max_tensor_bytes, "Most bytes of a prediction's inputs, and of its outputs")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{kMaxMessageBytes}));
   options.add("allowed-hosts", settings.allowed_hosts,
               "Hosts that requests may name, beside loopback ones; *.example.org: all below; empty: on loopback no "
               "others, elsewhere any");

@@ -299,7 +299,11 @@ TEST_F(HttpServerTest, WithoutADescriptorLeftNewConnectionsAreToldSo) {
   }
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
   for (const int client : clients) close(client);
-  EXPECT_THAT(ask("GET /host HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
+  // The loop that refuses may still be taking the next one.
+  std::string heard;
+  for (int i = 0; i < 100 && !heard.starts_with("HTTP/1.1 200 "); ++i)
+    heard = ask("GET /host HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(heard, StartsWith("HTTP/1.1 200 "));
 }
 TEST_F(HttpServerTest, RefusesABodyOverTheBudgetOfAllRequests) {
   settings.max_body_bytes = 60;
