@@ -468,6 +468,7 @@ TEST_F(Servers, OutliveEveryKindOfMessageWithNothingInIt) {
   lacking.job.dataset = {};
   run(lacking);
   lacking = order(document(1));
+  lacking.job.state = static_cast<JobState>(999);
   lacking.lease.epoch = 2;
   run(lacking);
   ASSERT_TRUE(wait([&] {
