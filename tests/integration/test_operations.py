@@ -65,6 +65,19 @@ def test_a_gateway_without_inferencers_is_not_ready(start):
     wait_for(lambda: requests.get(ready, timeout=10).status_code == 200, 60, "the gateway being ready again")
 
 
+def test_inputs_over_one_frame_of_the_bus_travel(start):
+    cluster = start("--inferencer-arg=--max-queued-rows=100000")
+    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    cluster.train(small_job())
+    rows = 80_000  # 20 MiB; a frame has 16
+    answer = cluster.post("/v1/models/stripes:predict", data='{"instances":[' + ",".join([json.dumps(IMAGE)] * rows) + "]}")
+    assert answer.status_code == 200, answer.text[:300]
+    predictions = answer.json()["predictions"]
+    assert len(predictions) == rows
+    few = cluster.predict("stripes", [IMAGE]).json()["predictions"][0]
+    assert all(abs(a - b) < 1e-5 for a, b in zip(predictions[0] + predictions[-1], few + few))
+
+
 def test_the_root_tells_where_to_go(stripes):
     text = stripes.get("/")
     assert text.headers["Content-Type"].startswith("text/plain") and "/openapi.json" in text.text
