@@ -616,6 +616,44 @@ TEST_F(JobBookTest, EndsAttemptsAsTheTrainerSays) {
   EXPECT_EQ(job().message, "loss is nan");
 }
 
+// Each record as large as what may come with it: written, read after a restart and listed.
+TEST_F(JobBookTest, KeepsRecordsAtTheirLimits) {
+  msg::CreateJob question;
+  question.job.document = std::string(limits_.max_document_bytes, ' ');
+  question.job.model = std::string(128, 'm');
+  question.job.dataset = "d";
+  question.job.request_id = std::string(200, 'r');
+  question.job.actor = std::string(256, 'a');
+  question.idempotency_key = std::string(255, 'k');
+  ASSERT_TRUE(jobs_->create(question, now()));
+  const Lease lease = claim(WorkerId(std::string(128, 'w')));
+  JobEvent event;
+  event.kind = "epoch";
+  event.message = std::string(8'000, 'e');
+  for (int i = 0; i < 1'000; ++i) event.progress.metrics.push_back({.name = std::string(100, 'n'), .value = 1});
+  ASSERT_TRUE(jobs_->report({.lease = lease, .events = std::vector(20, event), .number = 1}, now()));
+  StoredFile file = stored_file("checkpoint", "large");
+  file.chunks.assign((64ULL << 30) / kChunkBytes, sha256("chunk"));
+  ASSERT_TRUE(
+      jobs_->commit_checkpoint({.lease = lease, .upload = UploadId(std::string(48, 'f'))}, std::vector{file}, now()));
+  reopen();
+  EXPECT_EQ(job().document, question.job.document);
+  EXPECT_EQ(job().progress, event.progress);
+  EXPECT_EQ(jobs_->list({})->size(), 1U);
+  EXPECT_EQ(jobs_->checkpoint(lease.job)->at(0).files, std::vector{file});
+  std::size_t events = 0;
+  for (std::uint64_t after = 0;;) {
+    const auto page = jobs_->events({.job = lease.job, .after = after}).value();
+    if (page.empty()) break;
+    EXPECT_TRUE(fits(msg::Envelope{.request_id = {}, .body = msg::JobEvents{.items = page}}));
+    events += page.size();
+    after = page.back().id;
+  }
+  EXPECT_EQ(events, 3U + 20U + 1U);
+  EXPECT_TRUE(report(lease));
+  EXPECT_THAT(unreadable(), testing::IsEmpty());
+}
+
 TEST_F(JobBookTest, CountsJobsByState) {
   create();
   create();
