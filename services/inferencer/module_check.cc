@@ -1,5 +1,6 @@
 #include "services/inferencer/module_check.h"
 
+#include <caffe2/serialize/file_adapter.h>
 #include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/script.h>
@@ -10,6 +11,8 @@
 #include <format>
 #include <memory>
 #include <set>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "services/inferencer/operator_list.h"
@@ -45,15 +48,130 @@ Result<void> check_tensor(const at::Tensor& tensor, const ScannedArchive& scanne
   return good ? Result<void>{} : refused("it holds a tensor that reaches beyond its data");
 }
 
-Result<void> check_value(const c10::IValue& value, const ScannedArchive& scanned) {
-  Result<void> result;
-  value.visit([&](const c10::IValue& inner) {
-    if (!result) return true;
-    if (inner.isTensor()) result = check_tensor(inner.toTensor(), scanned);
-    return !result;
-  });
-  return result;
-}
+// Everything that a value holds, against the type that the code believes it has: the compiler reads slots by number.
+class ValueCheck {
+ public:
+  explicit ValueCheck(const ScannedArchive& scanned) : scanned_(scanned) {}
+
+  // Errors: kInvalidArgument. `depth` is bounded by the scan of the pickles.
+  Result<void> check(const c10::IValue& value, const c10::TypePtr& type) {
+    if (value.isPtrType() && !value.isTensor() && !seen_.emplace(value.internalToPointer(), type.get()).second)
+      return {};
+    switch (type->kind()) {
+      case c10::TypeKind::TensorType:
+        return value.isTensor() ? check_tensor(value.toTensor(), scanned_) : unlike(value, type);
+      case c10::TypeKind::IntType:
+        return value.isInt() ? Result<void>{} : unlike(value, type);
+      case c10::TypeKind::FloatType:
+        return value.isDouble() ? Result<void>{} : unlike(value, type);
+      case c10::TypeKind::BoolType:
+        return value.isBool() ? Result<void>{} : unlike(value, type);
+      case c10::TypeKind::ComplexType:
+        return value.isComplexDouble() ? Result<void>{} : unlike(value, type);
+      case c10::TypeKind::NumberType:
+        return value.isScalar() ? Result<void>{} : unlike(value, type);
+      case c10::TypeKind::StringType:
+        return value.isString() ? Result<void>{} : unlike(value, type);
+      case c10::TypeKind::NoneType:
+        return value.isNone() ? Result<void>{} : unlike(value, type);
+      case c10::TypeKind::DeviceObjType:
+        return check_device(value, type);
+      case c10::TypeKind::EnumType:
+        return value.isEnum() && *value.toEnumHolder()->type() == *type ? Result<void>{} : unlike(value, type);
+      case c10::TypeKind::OptionalType:
+        return value.isNone() ? Result<void>{} : check(value, type->containedType(0));
+      case c10::TypeKind::UnionType:
+        return check_any_of(value, type);
+      case c10::TypeKind::AnyType:
+        return check_any(value);
+      case c10::TypeKind::ListType:
+        return check_list(value, type);
+      case c10::TypeKind::DictType:
+        return check_dict(value, type);
+      case c10::TypeKind::TupleType:
+        return check_tuple(value, type);
+      case c10::TypeKind::ClassType:
+        return check_object(value, type);
+      case c10::TypeKind::FunctionType:  // of the code, not of the pickles
+        return {};
+      default:
+        return refused(std::format("it holds a {}, which a model does not need", type->annotation_str()));
+    }
+  }
+
+ private:
+  static std::unexpected<Error> unlike(const c10::IValue& value, const c10::TypePtr& type) {
+    return refused(std::format("it holds a {} where its code says {}", value.tagKind(), type->annotation_str()));
+  }
+
+  static Result<void> check_device(const c10::IValue& value, const c10::TypePtr& type) {
+    if (!value.isDevice()) return unlike(value, type);
+    if (value.toDevice().is_cpu()) return {};
+    return refused(std::format("it names device '{}'; models run on the CPU here", value.toDevice().str()));
+  }
+
+  Result<void> check_any_of(const c10::IValue& value, const c10::TypePtr& type) {
+    for (const auto& inner : type->containedTypes()) {
+      if (ValueCheck(scanned_).check(value, inner)) return {};
+    }
+    return unlike(value, type);
+  }
+
+  // What it says itself to be.
+  Result<void> check_any(const c10::IValue& value) {
+    if (value.isObject() || value.isList() || value.isGenericDict() || value.isTuple() || value.isTensor() ||
+        value.isEnum() || value.isDevice())
+      return check(value, value.type());
+    if (value.isNone() || value.isScalar() || value.isString()) return {};
+    return refused(std::format("it holds a {}, which a model does not need", value.tagKind()));
+  }
+
+  Result<void> check_list(const c10::IValue& value, const c10::TypePtr& type) {
+    if (!value.isList() || *value.toList().elementType() != *type->containedType(0)) return unlike(value, type);
+    for (const c10::IValue& item : value.toListRef()) {
+      if (auto good = check(item, type->containedType(0)); !good) return good;
+    }
+    return {};
+  }
+
+  Result<void> check_dict(const c10::IValue& value, const c10::TypePtr& type) {
+    if (!value.isGenericDict()) return unlike(value, type);
+    const auto dict = value.toGenericDict();
+    if (*dict.keyType() != *type->containedType(0) || *dict.valueType() != *type->containedType(1))
+      return unlike(value, type);
+    for (const auto& entry : dict) {
+      if (auto good = check(entry.key(), type->containedType(0)); !good) return good;
+      if (auto good = check(entry.value(), type->containedType(1)); !good) return good;
+    }
+    return {};
+  }
+
+  Result<void> check_tuple(const c10::IValue& value, const c10::TypePtr& type) {
+    if (!value.isTuple()) return unlike(value, type);
+    const auto& items = value.toTupleRef().elements();
+    if (items.size() != type->containedTypes().size()) return unlike(value, type);
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      if (auto good = check(items[i], type->containedType(i)); !good) return good;
+    }
+    return {};
+  }
+
+  Result<void> check_object(const c10::IValue& value, const c10::TypePtr& type) {
+    if (!value.isObject()) return unlike(value, type);
+    const auto object = value.toObject();
+    const auto declared = type->expect<c10::ClassType>();
+    if (*object->type() != *declared || object->slots().size() != declared->numAttributes()) return unlike(value, type);
+    if (declared->name() && declared->name()->qualifiedName().starts_with("__torch__.torch.classes."))
+      return refused("it holds an object of torch's own classes");
+    for (std::size_t i = 0; i < declared->numAttributes(); ++i) {
+      if (auto good = check(object->getSlot(i), declared->getAttribute(i)); !good) return good;
+    }
+    return {};
+  }
+
+  const ScannedArchive& scanned_;
+  std::set<std::pair<const void*, const c10::Type*>> seen_;  // values may be shared, many times over
+};
 
 // Whether a loop's count comes from constants, shapes and arguments. A `while` counts to the largest number, and a file
 // has a `for` that can be left early as a `while`.
@@ -93,23 +211,95 @@ bool is_bounded(const torch::jit::Value* count) {
   return true;
 }
 
+std::string full_name(const torch::jit::Node& node) {
+  const c10::FunctionSchema* schema = node.maybeSchema();
+  if (schema == nullptr || schema->overload_name().empty()) return node.kind().toQualString();
+  return std::format("{}.{}", node.kind().toQualString(), schema->overload_name());
+}
+
+// Whether reading a value of this type goes by position, so that one of another shape would be read beyond its end.
+bool holds_positions(const c10::TypePtr& type) {
+  if (type->kind() == c10::TypeKind::ClassType || type->kind() == c10::TypeKind::TupleType) return true;
+  return std::ranges::any_of(type->containedTypes(), [](const auto& inner) { return holds_positions(inner); });
+}
+
+// "This optional is there", "this union is that": the compiler writes so, and whoever writes the file may claim it of
+// anything.
+bool is_honest_cast(const torch::jit::Node& node) {
+  const auto& from = node.input(0)->type();
+  const auto& to = node.output()->type();
+  if (!holds_positions(to) || *from == *to || from->kind() == c10::TypeKind::NoneType) return true;
+  const auto optional = from->cast<c10::OptionalType>();
+  return optional != nullptr && *optional->getElementType() == *to;
+}
+
+bool is_within_tuple(const torch::jit::Node& node) {
+  const auto tuple = node.input(0)->type()->cast<c10::TupleType>();
+  const auto index = torch::jit::toIValue(node.input(1));
+  if (tuple == nullptr || !index || !index->isInt()) return false;
+  const auto size = static_cast<std::int64_t>(tuple->elements().size());
+  return index->toInt() >= -size && index->toInt() < size;
+}
+
+bool is_whole_tuple(const torch::jit::Node& node) {
+  const auto tuple = node.input(0)->type()->cast<c10::TupleType>();
+  return tuple != nullptr && tuple->elements().size() == node.outputs().size();
+}
+
+// x.tolist(): its second argument is the depth of the list that comes out, its third says what is in it.
+bool is_honest_list(const torch::jit::Node& node) {
+  if (node.inputs().size() != 3 || !node.input(0)->type()->isSubtypeOf(*c10::TensorType::get())) return false;
+  const auto depth = torch::jit::toIValue(node.input(1));
+  const auto item = torch::jit::toIValue(node.input(2));
+  if (!depth || !depth->isInt() || !item || !item->isInt()) return false;
+  c10::TypePtr type = node.output()->type();
+  std::int64_t found = 0;
+  for (; type->kind() == c10::TypeKind::ListType; type = type->containedType(0)) ++found;
+  const std::int64_t kind = type->kind() == c10::TypeKind::IntType     ? 0
+                            : type->kind() == c10::TypeKind::FloatType ? 1
+                            : type->kind() == c10::TypeKind::BoolType  ? 2
+                                                                       : -1;
+  return depth->toInt() == found && item->toInt() == kind;
+}
+
+// Memory that nobody has written to may hold what others sent: it is filled at once, or not taken.
+bool is_filled_at_once(const torch::jit::Node& node) {
+  const auto& uses = node.output()->uses();
+  return uses.size() == 1 && uses[0].user->kind() == c10::Symbol::aten("random_") && uses[0].offset == 0;
+}
+
+bool is_cpu(const torch::jit::Node& node) {
+  const auto name = torch::jit::toIValue(node.input(0));
+  return name && name->isString() && name->toStringRef() == "cpu";
+}
+
+// What is allowed only as the compiler writes it. Empty: `node` is good.
+std::string fault_of(const torch::jit::Node& node) {
+  const auto kind = node.kind();
+  if (kind == c10::prim::unchecked_cast && !is_honest_cast(node)) return "a cast to another class or tuple";
+  if (kind == c10::prim::TupleIndex && !is_within_tuple(node)) return "an index beyond a tuple";
+  if (kind == c10::prim::TupleUnpack && !is_whole_tuple(node)) return "a tuple of another size";
+  if (kind == c10::prim::tolist && !is_honest_list(node)) return "a list of another type than its tensor";
+  if (kind == c10::aten::empty_like && !is_filled_at_once(node)) return "memory that nobody has written to";
+  if (kind == c10::aten::device && !is_cpu(node)) return "another device than the CPU";
+  return {};
+}
+
 Result<void> check_block(const torch::jit::Block& block, const ScannedArchive& scanned) {
   for (const torch::jit::Node* node : block.nodes()) {
     const auto kind = node->kind();
-    const std::string_view name = kind.toUnqualString();
-    const bool allowed = kind.is_aten() ? is_allowed_operator(name) : kind.is_prim() && is_allowed_primitive(name);
-    if (!allowed) {
-      return refused(
-          std::format("it uses {}, which is not on the list of operators that a model may use", kind.toQualString()));
+    if (const auto name = full_name(*node); !is_allowed_operator(name) && !is_replaced_operator(name)) {
+      return refused(std::format("it uses {}, which is not on the list of operators that a model may use", name));
     }
     if (kind == c10::prim::Loop && !is_bounded(node->input(0))) {
       return refused(
           "it has a loop whose length depends on values, as a 'while' or a 'for' with a 'break' does; it may never "
           "end");
     }
+    if (const auto fault = fault_of(*node); !fault.empty()) return refused(std::format("it uses {}", fault));
     if (kind == c10::prim::Constant) {
       if (const auto value = torch::jit::toIValue(node->output())) {
-        if (auto good = check_value(*value, scanned); !good) return good;
+        if (auto good = ValueCheck(scanned).check(*value, node->output()->type()); !good) return good;
       }
     }
     for (const torch::jit::Block* inner : node->blocks()) {
@@ -141,7 +331,7 @@ void each_graph(const torch::jit::Module& module, Visit visit) {
 }  // namespace
 
 Result<void> check_same_archive(const std::string& path, const ScannedArchive& scanned) {
-  caffe2::serialize::PyTorchStreamReader reader(path);
+  caffe2::serialize::PyTorchStreamReader reader(std::make_unique<caffe2::serialize::FileAdapter>(path));
   bool same = reader.getAllRecords().size() == scanned.entries;
   for (auto entry = scanned.read.begin(); same && entry != scanned.read.end(); ++entry) {
     const auto [bytes, size] = reader.getRecord(entry->first);
@@ -151,7 +341,7 @@ Result<void> check_same_archive(const std::string& path, const ScannedArchive& s
 }
 
 Result<void> check_module(const torch::jit::Module& module, const ScannedArchive& scanned) {
-  if (auto good = check_value(c10::IValue(module._ivalue()), scanned); !good) return good;
+  if (auto good = ValueCheck(scanned).check(c10::IValue(module._ivalue()), module.type()); !good) return good;
   Result<void> result;
   each_graph(module, [&](const torch::jit::Graph& graph) {
     result = check_block(*graph.block(), scanned);

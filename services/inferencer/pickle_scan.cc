@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::size_t kMaxStack = 10'000'000;
 constexpr std::size_t kMaxName = 1024;
+constexpr int kMaxDepth = 32;  // what holds what; torch goes through it recursively
 
 struct StorageType {
   std::string_view name;
@@ -43,11 +44,18 @@ constexpr std::array<std::string_view, 14> kClasses{
 };
 
 bool allowed_class(std::string_view name) {
-  // Classes of the module's own code, which is scanned too.
-  if (name.starts_with("__torch__.")) return true;
+  // Classes of the module's own code, which is scanned too; but not those that torch has in C++, whose state native
+  // code would read.
+  if (name.starts_with("__torch__.")) return !name.starts_with("__torch__.torch.classes.");
   return std::ranges::find(kClasses, name) != kClasses.end() ||
          std::ranges::find(kStorageTypes, name, &StorageType::name) != kStorageTypes.end();
 }
+
+// A list, a dictionary or an object, which all who remember it share.
+struct Container {
+  int depth = 1;
+  bool open = true;  // not put into another one yet, so that it may still be filled
+};
 
 struct Value {
   enum class Kind : std::uint8_t { kOther, kMark, kInt, kText, kClass, kTuple };
@@ -55,8 +63,25 @@ struct Value {
   std::int64_t number = 0;
   std::string text;
   std::shared_ptr<const std::vector<Value>> items;
+  int depth = 0;  // of what is no container
+  std::shared_ptr<Container> container;
+
+  int levels() const { return container ? container->depth : depth; }
 };
 using Kind = Value::Kind;
+
+int deepest(const std::vector<Value>& values) {
+  int most = 0;
+  for (const Value& value : values) most = std::max(most, value.levels());
+  return most;
+}
+
+// From now on nothing may be put into them: what holds them counted their levels.
+void close(const std::vector<Value>& values) {
+  for (const Value& value : values) {
+    if (value.container) value.container->open = false;
+  }
+}
 
 class Machine {
  public:
@@ -113,13 +138,13 @@ class Machine {
     if (!value) return broken("a number is cut off");
     auto n = static_cast<std::int64_t>(*value);
     if (sign_bits == 32) n = static_cast<std::int32_t>(*value);
-    return push({.kind = Kind::kInt, .number = n, .text = {}, .items = {}});
+    return push({.kind = Kind::kInt, .number = n, .text = {}, .items = {}, .depth = 0, .container = {}});
   }
   Result<void> push_text(std::optional<std::uint64_t> size) {
     if (!size) return broken("a text is cut off");
     auto value = text(*size);
     if (!value) return broken("a text is cut off");
-    return push({.kind = Kind::kText, .text = std::move(*value), .items = {}});
+    return push({.kind = Kind::kText, .text = std::move(*value), .items = {}, .depth = 0, .container = {}});
   }
 
   // Takes `count` values off the stack; they must be above the last mark.
@@ -142,29 +167,65 @@ class Machine {
 
   Result<void> tuple(std::optional<std::vector<Value>> items) {
     if (!items) return broken("a tuple lacks its items");
-    return push(
-        {.kind = Kind::kTuple, .text = {}, .items = std::make_shared<const std::vector<Value>>(std::move(*items))});
+    close(*items);
+    const int depth = deepest(*items) + 1;
+    if (depth > kMaxDepth) return too_deep();
+    return push({.kind = Kind::kTuple,
+                 .text = {},
+                 .items = std::make_shared<const std::vector<Value>>(std::move(*items)),
+                 .depth = depth,
+                 .container = {}});
   }
-  // An opcode that takes `count` values, or all down to the mark, and leaves `left` unknown ones.
-  Result<void> opaque(std::optional<std::vector<Value>> taken, int left) {
-    if (!taken) return broken("an operation lacks its operands");
-    for (int i = 0; i < left; ++i) stack_.emplace_back();
-    return {};
+  // A new list, dictionary or object around `items`.
+  Result<void> contain(std::optional<std::vector<Value>> items) {
+    if (!items) return broken("an operation lacks its operands");
+    close(*items);
+    Value value;
+    value.container = std::make_shared<Container>();
+    value.container->depth = deepest(*items) + 1;
+    if (value.container->depth > kMaxDepth) return too_deep();
+    return push(std::move(value));
   }
-  // APPENDS and its siblings: the container below stays.
-  Result<void> fill(std::optional<std::vector<Value>> taken) {
-    if (!taken || stack_.empty() || stack_.back().kind != Kind::kOther) return broken("items without a container");
-    return {};
+  // A tensor, a typed list: whole from the start.
+  Result<void> reduce(std::optional<std::vector<Value>> operands) {
+    if (!operands) return broken("an operation lacks its operands");
+    close(*operands);
+    Value value;
+    value.depth = deepest(*operands) + 1;
+    if (value.depth > kMaxDepth) return too_deep();
+    return push(std::move(value));
+  }
+  // APPENDS and its siblings: the container below stays. An object and the dictionary of its attributes are one level.
+  Result<void> fill(std::optional<std::vector<Value>> taken, int more = 1) {
+    if (!taken || stack_.empty() || !stack_.back().container) return broken("items without a container");
+    Container& container = *stack_.back().container;
+    if (!container.open) return broken("items for what is in use already");
+    close(*taken);
+    container.depth = std::max(container.depth, deepest(*taken) + more);
+    return container.depth > kMaxDepth ? too_deep() : Result<void>{};
+  }
+  // The same for pairs.
+  Result<void> fill_pairs(std::optional<std::vector<Value>> taken) {
+    if (taken && taken->size() % 2 != 0) return broken("a key without a value");
+    return fill(std::move(taken));
+  }
+  std::unexpected<Error> too_deep() const {
+    return broken(std::format("it is nested more than {} levels deep", kMaxDepth));
   }
 
   Result<void> put(std::optional<std::uint64_t> slot) {
     if (!slot || stack_.empty() || stack_.back().kind == Kind::kMark) return broken("nothing to remember");
+    // Torch makes room for all slots below.
+    if (*slot > memo_.size()) return broken("a slot out of turn");
     memo_[*slot] = stack_.back();
     return {};
   }
   Result<void> get(std::optional<std::uint64_t> slot) {
     if (!slot || !memo_.contains(*slot)) return broken("nothing was remembered");
-    return push(memo_.at(*slot));
+    const Value& value = memo_.at(*slot);
+    // Who has it a second time must not find more in it later, or itself.
+    if (value.container) value.container->open = false;
+    return push(value);
   }
 
   Result<void> global() {
@@ -177,7 +238,7 @@ class Machine {
           Code::kInvalidArgument,
           std::format("the TorchScript file is refused: {} names '{}', which a model does not need", name_, full));
     }
-    return push({.kind = Kind::kClass, .text = std::move(full), .items = {}});
+    return push({.kind = Kind::kClass, .text = std::move(full), .items = {}, .depth = 0, .container = {}});
   }
 
   // ("storage", torch.FloatStorage, key, device, number of elements): torch believes the number, so it must be true.
@@ -205,13 +266,14 @@ class Machine {
       case 0x80:
         return number(1) == 2 ? Result<void>{} : broken("not pickle protocol 2");
       case '(':
-        return push({.kind = Kind::kMark, .text = {}, .items = {}});
+        return push({.kind = Kind::kMark, .text = {}, .items = {}, .depth = 0, .container = {}});
       case 'N':
       case 0x88:
       case 0x89:
+        return push({});
       case ']':
       case '}':
-        return push({});
+        return contain(std::vector<Value>{});
       case 'J':
         return push_number(number(4), 32);
       case 'K':
@@ -251,19 +313,26 @@ class Machine {
       case 0x87:
         return tuple(pop(3));
       case 'l':
-      case 'd':
-        return opaque(pop_to_mark(), 1);
+        return contain(pop_to_mark());
+      case 'd': {
+        auto items = pop_to_mark();
+        if (items && items->size() % 2 != 0) return broken("a key without a value");
+        return contain(std::move(items));
+      }
       case 'a':
         return fill(pop(1));
       case 's':
-        return fill(pop(2));
+        return fill_pairs(pop(2));
       case 'e':
-      case 'u':
         return fill(pop_to_mark());
+      case 'u':
+        return fill_pairs(pop_to_mark());
       case 'R':
+        return reduce(pop(2));
       case 0x81:
+        return contain(pop(2));
       case 'b':
-        return opaque(pop(2), 1);
+        return fill(pop(1), 0);
       case 'Q':
         return persistent_id();
       default:

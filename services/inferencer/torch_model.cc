@@ -1,12 +1,9 @@
 #include "services/inferencer/torch_model.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <caffe2/serialize/file_adapter.h>
 #include <torch/csrc/jit/runtime/jit_exception.h>
 #include <torch/script.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -19,7 +16,9 @@
 
 #include "lib/tensor/torch_tensor.h"
 #include "lib/torch_runtime/torch_runtime.h"
+#include "services/inferencer/mapped_file.h"
 #include "services/inferencer/module_check.h"
+#include "services/inferencer/operator_guards.h"
 #include "services/inferencer/signature_check.h"
 #include "services/inferencer/torchscript_scan.h"
 
@@ -112,35 +111,6 @@ Result<void> flatten(const c10::IValue& value, std::string name, int depth, std:
                           value.tagKind()));
 }
 
-// A file's bytes, mapped for reading.
-class Mapping {
- public:
-  static Result<Mapping> open(const std::filesystem::path& file) {
-    const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return fail(Code::kNotFound, std::format("cannot open {}", file.string()));
-    struct stat status{};
-    void* at = MAP_FAILED;
-    const bool sized = fstat(fd, &status) == 0;
-    if (sized && status.st_size > 0)
-      at = mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-    ::close(fd);
-    if (sized && status.st_size == 0) return fail(Code::kInvalidArgument, "not a TorchScript file: it is empty");
-    if (at == MAP_FAILED) return fail(Code::kInternal, std::format("cannot map {}", file.string()));
-    return Mapping(at, static_cast<std::size_t>(status.st_size));
-  }
-  Mapping(Mapping&& other) noexcept : at_(std::exchange(other.at_, nullptr)), size_(other.size_) {}
-  Mapping& operator=(Mapping&&) = delete;
-  ~Mapping() {
-    if (at_ != nullptr) munmap(at_, size_);
-  }
-  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(at_), size_}; }
-
- private:
-  Mapping(void* at, std::size_t size) : at_(at), size_(size) {}
-  void* at_;
-  std::size_t size_;
-};
-
 std::vector<std::int64_t> trial_shape(const TensorSpec& spec, bool batchable, std::int64_t rows,
                                       std::int64_t free_size) {
   auto shape = spec.shape;
@@ -216,25 +186,23 @@ TorchModel::~TorchModel() = default;
 
 Result<std::shared_ptr<const TorchModel>> TorchModel::load(const std::filesystem::path& file, Origin origin,
                                                            const Signature& signature) {
-  ScannedArchive scanned;
-  if (origin == Origin::kUploaded) {
-    auto mapping = Mapping::open(file);
-    if (!mapping) return std::unexpected(std::move(mapping).error());
-    auto found = scan_torchscript(mapping->bytes());
-    if (!found) return std::unexpected(std::move(found).error());
-    scanned = std::move(*found);
-  }
+  // Everybody's bytes, trained here or not: that they are ours is only what somebody said.
+  auto scanned = [&]() -> Result<ScannedArchive> {
+    auto mapped = MappedFile::open(file);
+    if (!mapped) return std::unexpected(std::move(mapped).error());
+    return scan_torchscript(mapped->bytes());
+  }();
+  if (!scanned) return std::unexpected(std::move(scanned).error());
   using Loaded = Result<std::shared_ptr<const TorchModel>>;
   return guarded("cannot load the TorchScript file", Code::kInvalidArgument, Code::kInvalidArgument, [&]() -> Loaded {
-    if (origin == Origin::kUploaded) {
-      if (auto same = check_same_archive(file.string(), scanned); !same)
-        return std::unexpected(std::move(same).error());
-    }
+    if (auto same = check_same_archive(file.string(), *scanned); !same) return std::unexpected(std::move(same).error());
     auto state = std::make_unique<State>();
-    state->module = torch::jit::load(file.string(), torch_device());
-    if (origin == Origin::kUploaded) {
-      if (auto good = check_module(state->module, scanned); !good) return std::unexpected(std::move(good).error());
-    }
+    // With a reader that knows zip archives only: given a path, torch looks for a flatbuffer first. Without the debug
+    // tables, which are read at the first exception only.
+    state->module =
+        torch::jit::load(std::make_shared<caffe2::serialize::FileAdapter>(file.string()), torch_device(), false);
+    if (auto good = check_module(state->module, *scanned); !good) return std::unexpected(std::move(good).error());
+    if (auto good = guard_operators(state->module); !good) return std::unexpected(std::move(good).error());
     if (!state->module.find_method("forward")) {
       return fail(Code::kInvalidArgument, "the TorchScript module has no method 'forward'");
     }

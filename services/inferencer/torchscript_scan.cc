@@ -4,14 +4,14 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstring>
 #include <format>
 #include <memory>
 #include <set>
 #include <string_view>
 
-#include "services/inferencer/operator_list.h"
+#include "services/inferencer/code_scan.h"
 #include "services/inferencer/pickle_scan.h"
+#include "services/inferencer/zip_layout.h"
 
 namespace slipway::inferencer {
 namespace {
@@ -32,11 +32,8 @@ std::unexpected<Error> refused(std::string_view why) {
 }
 
 Result<Zip> open_zip(std::span<const std::byte> file) {
-  // The signature first: a zip may hide behind other bytes, and the two readers need not agree on where it starts.
-  constexpr std::string_view kLocalHeader("PK\x03\x04", 4);
-  if (file.size() < kLocalHeader.size() || std::memcmp(file.data(), kLocalHeader.data(), kLocalHeader.size()) != 0) {
-    return not_one("it is not a zip archive");
-  }
+  // First, since a zip may hide behind, between or under other bytes, and readers then need not agree on what it holds.
+  if (auto good = check_zip_layout(file); !good) return std::unexpected(std::move(good).error());
   zip_error_t error;
   zip_error_init(&error);
   zip_source_t* source = zip_source_buffer_create(file.data(), file.size(), 0, &error);
@@ -67,6 +64,9 @@ Role role_of(std::string_view name) {
   }
   return Role::kUnknown;
 }
+
+bool is_debug(std::string_view name) { return name.starts_with("code/") && name.ends_with(".debug_pkl"); }
+bool is_source(std::string_view name) { return name.starts_with("code/") && name.ends_with(".py"); }
 
 Result<void> check_path(std::string_view name) {
   const auto bad = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == '\\' || c == ':' || c == 0x7f; };
@@ -101,46 +101,6 @@ Result<std::string> read_entry(zip_t* archive, std::uint64_t index, const std::s
 std::string lower_case(std::string text) {
   std::ranges::transform(text, text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
-}
-
-bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
-
-std::string_view name_at(std::string_view code, std::size_t from) {
-  auto to = from;
-  while (to < code.size() && is_name(code[to])) ++to;
-  return code.substr(from, to - from);
-}
-
-// Calls are written torch.NAME(...) and ops.SPACE.NAME(...). The compiled graph is checked after loading; this keeps
-// torch from even compiling what is plainly not a model.
-Result<void> scan_code(const std::string& file, std::string_view code) {
-  for (const std::string_view hook : {"__setstate__", "__getstate__"}) {
-    if (code.contains(hook))
-      return refused(std::format("{} defines {}, which runs while the file is loaded", file, hook));
-  }
-  const auto starts = [&](std::size_t at) { return at == 0 || (!is_name(code[at - 1]) && code[at - 1] != '.'); };
-  for (std::size_t at = code.find("torch."); at != std::string_view::npos; at = code.find("torch.", at + 1)) {
-    if (!starts(at)) continue;
-    const auto name = name_at(code, at + 6);
-    const auto after = at + 6 + name.size();
-    if (after >= code.size() || code[after] != '(') continue;
-    if (!is_allowed_operator(name))
-      return refused(
-          std::format("{} calls torch.{}, which is not on the list of operators that a model may use", file, name));
-  }
-  for (std::size_t at = code.find("ops."); at != std::string_view::npos; at = code.find("ops.", at + 1)) {
-    if (!starts(at)) continue;
-    const auto space = name_at(code, at + 4);
-    const auto dot = at + 4 + space.size();
-    if (dot >= code.size() || code[dot] != '.') continue;
-    const auto name = name_at(code, dot + 1);
-    const bool allowed =
-        (space == "aten" && is_allowed_operator(name)) || (space == "prim" && is_allowed_primitive(name));
-    if (!allowed)
-      return refused(std::format("{} calls ops.{}.{}, which is not on the list of operators that a model may use", file,
-                                 space, name));
-  }
-  return {};
 }
 
 }  // namespace
@@ -178,8 +138,13 @@ Result<ScannedArchive> scan_torchscript(std::span<const std::byte> file, const S
     if (full.substr(0, slash) != root) return not_one("its entries are not all in one folder");
     if (entry.encryption_method != ZIP_EM_NONE) return refused(std::format("entry '{}' is encrypted", full));
 
+    // Torch would find CODE/ as code/, and .DEBUG_PKL as .debug_pkl; nothing that writes such files uses capitals
+    // there, so an entry is what torch may take it for, and named as torch asks for it.
     const std::string name = full.substr(slash + 1);
     const Role role = role_of(name);
+    if (role != role_of(lower_case(name)) || is_debug(name) != is_debug(lower_case(name)) ||
+        is_source(name) != is_source(lower_case(name)))
+      return refused(std::format("entry '{}' is written in another case than torch writes it", full));
     if (role == Role::kUnknown) return not_one(std::format("entry '{}' is not part of one", full));
     const bool text = role == Role::kText;
     // Torch packs nothing but debug tables and code; anything else packed is there to grow when it is read.
@@ -210,13 +175,11 @@ Result<ScannedArchive> scan_torchscript(std::span<const std::byte> file, const S
     if (!has(needed)) return not_one(std::format("it has no {}", needed));
   }
   if (!has("version") && !has(".data/version")) return not_one("it has no version");
-  const auto is_code = [](const auto& entry) {
-    return entry.first.starts_with("code/") && entry.first.ends_with(".py");
-  };
-  if (std::ranges::none_of(found.read, is_code)) return not_one("it has no code");
+  if (std::ranges::none_of(found.read, [](const auto& entry) { return is_source(entry.first); }))
+    return not_one("it has no code");
 
   for (const auto& [name, bytes] : found.read) {
-    if (name.starts_with("code/") && !name.ends_with(".debug_pkl")) {
+    if (name.starts_with("code/") && !is_debug(name)) {
       if (auto good = scan_code(name, bytes); !good) return std::unexpected(std::move(good).error());
       continue;
     }

@@ -59,6 +59,48 @@ TEST(PickleScan, RefusesWhatIsCutOffOrHasMoreAfterItsEnd) {
 
 TEST(PickleScan, RefusesATextLongerThanTheFile) { EXPECT_FALSE(scan("\x80\x02X\xff\xff\xff\xff.")); }
 
+// Torch goes through what holds what recursively, on whatever stack its thread has.
+TEST(PickleScan, BoundsTheNesting) {
+  const auto lists = [](int depth) {
+    return "\x80\x02"s + std::string(depth, ']') + std::string(depth - 1, 'a') + ".";
+  };
+  EXPECT_TRUE(scan(lists(32)));
+  EXPECT_FALSE(scan(lists(33)));
+  const auto tuples = [](int depth) { return "\x80\x02N"s + std::string(depth, '\x85') + "."; };
+  EXPECT_TRUE(scan(tuples(32)));
+  EXPECT_FALSE(scan(tuples(33)));
+}
+
+TEST(PickleScan, RefusesToFillWhatIsHeldAlready) {
+  // a = [], b = [a], then a.append([]): b's depth would no longer be what was counted.
+  EXPECT_FALSE(scan("\x80\x02]]q\x00"s + "a" + "h\x00]a" + "a."));
+  // A list that holds itself, and a dictionary that does.
+  EXPECT_FALSE(scan("\x80\x02]q\x00h\x00"s + "a."));
+  EXPECT_FALSE(scan("\x80\x02}q\x00(X\x01\0\0\0ah\x00u."s));
+}
+
+TEST(PickleScan, TakesAnObjectThatIsHeldTwice) {
+  EXPECT_TRUE(scan("\x80\x02(c__torch__\nA\n)\x81}(X\x01\0\0\0aK\x01ubq\x00h\x00t."s));
+}
+
+TEST(PickleScan, RefusesAKeyWithoutAValue) {
+  EXPECT_FALSE(scan("\x80\x02}(X\x01\0\0\0au."s));
+  EXPECT_FALSE(scan("\x80\x02(X\x01\0\0\0ad."s));
+  EXPECT_TRUE(scan("\x80\x02}(X\x01\0\0\0aNu."s));
+}
+
+// Torch would make room for four thousand million of them.
+TEST(PickleScan, RefusesASlotOutOfTurn) {
+  EXPECT_TRUE(scan("\x80\x02Nq\x00."s));
+  EXPECT_FALSE(scan("\x80\x02Nq\x01."s));
+  EXPECT_FALSE(scan("\x80\x02Nr\xff\xff\xff\x7f."s));
+}
+
+TEST(PickleScan, RefusesClassesThatTorchHasInNativeCode) {
+  EXPECT_FALSE(scan("\x80\x02"s + "c__torch__.torch.classes.quantized\nConv2dPackedParamsBase\n)\x81."));
+  EXPECT_TRUE(scan("\x80\x02"s + "c__torch__.torch.nn.modules.linear\nLinear\n)\x81."));
+}
+
 TEST(PickleScan, SurvivesRandomBytes) {
   std::mt19937 random(1);
   for (int i = 0; i < 20'000; ++i) {

@@ -184,6 +184,14 @@ TEST_F(TorchScriptScan, RefusesAnArchiveBehindOtherBytes) {
   EXPECT_FALSE(scan("GARBAGE" + whole));
 }
 
+// Torch finds entries without regard to case, so that a scan that has it would take one for another.
+TEST_F(TorchScriptScan, RefusesNamesInCapitals) {
+  for (const std::string name : {"CODE/x.py", "code/x.PY", "code/__torch__.py.DEBUG_PKL", "Data/9", "Extra/x"}) {
+    const auto result = scan(changed([&](zip_t* archive) { put(archive, root(archive) + name, "x"); }));
+    EXPECT_FALSE(result) << name;
+  }
+}
+
 TEST_F(TorchScriptScan, RefusesNamesThatDifferInCaseOnly) {
   const auto bytes = changed([](zip_t* archive) { put(archive, root(archive) + "DATA.PKL", "x"); });
   EXPECT_FALSE(scan(bytes));
@@ -266,6 +274,139 @@ TEST_F(TorchScriptScan, RefusesATensorThatReachesBeyondItsData) {
   put(archive, name, pickle);
   ASSERT_EQ(zip_close(archive), 0);
   EXPECT_TRUE(refusal(path, false).contains("beyond its data")) << refusal(path, false);
+}
+
+class TypeConfusion : public TorchScriptScan {
+ protected:
+  // The file with one stretch of its data.pkl replaced.
+  std::filesystem::path patched(const std::filesystem::path& path, const std::string& from, const std::string& to) {
+    int error = 0;
+    zip_t* archive = zip_open(path.c_str(), 0, &error);
+    EXPECT_NE(archive, nullptr);
+    const std::string name = root(archive) + "data.pkl";
+    zip_stat_t status;
+    zip_stat(archive, name.c_str(), 0, &status);
+    std::string pickle(status.size, '\0');
+    zip_file_t* file = zip_fopen(archive, name.c_str(), 0);
+    zip_fread(file, pickle.data(), pickle.size());
+    zip_fclose(file);
+    std::size_t at = pickle.find(from);
+    EXPECT_NE(at, std::string::npos);
+    for (; at != std::string::npos; at = pickle.find(from, at + to.size())) pickle.replace(at, from.size(), to);
+    put(archive, name, pickle);
+    EXPECT_EQ(zip_close(archive), 0);
+    return path;
+  }
+  // The file with its only source replaced.
+  std::filesystem::path with_source(const std::filesystem::path& path, const std::string& source) {
+    int error = 0;
+    zip_t* archive = zip_open(path.c_str(), 0, &error);
+    EXPECT_NE(archive, nullptr);
+    std::string name;
+    for (zip_int64_t i = 0; i < zip_get_num_entries(archive, 0); ++i) {
+      const std::string entry = zip_get_name(archive, static_cast<zip_uint64_t>(i), 0);
+      if (entry.ends_with(".py")) name = entry;
+    }
+    put(archive, name, source);
+    EXPECT_EQ(zip_close(archive), 0);
+    return path;
+  }
+};
+
+TEST_F(TypeConfusion, RefusesAnAttributeOfAnotherTypeThanItsCodeSays) {
+  const auto fill = [](torch::jit::Module& module) {
+    module.register_attribute("n", c10::IntType::get(), 77);
+    module.register_attribute("t", c10::TupleType::create({c10::IntType::get(), c10::IntType::get()}),
+                              c10::ivalue::Tuple::create(std::vector<c10::IValue>{88, 99}));
+    module.register_attribute("l", c10::ListType::ofInts(), c10::List<std::int64_t>({55, 66}));
+  };
+  const auto save = [&](const std::string& name) {
+    return save_module(folder_, name, "def forward(self, x):\n  return x * self.n * self.t[1] * self.l[0]\n", fill);
+  };
+  EXPECT_EQ(refusal(save("good.pt"), false), "loaded");
+  EXPECT_TRUE(refusal(patched(save("bool.pt"), "K\x4d", "\x88"), false).contains("where its code says int"));
+  EXPECT_TRUE(refusal(patched(save("none.pt"), "K\x4d", "N"), false).contains("where its code says int"));
+  for (const auto& [name, pickle] :
+       {std::pair("short.pt", std::string("K\x58\x85")), std::pair("long.pt", std::string("K\x58K\x63K\x63\x87"))}) {
+    const auto why = refusal(patched(save(name), "K\x58K\x63\x86", pickle), false);
+    EXPECT_TRUE(why.contains("where its code says")) << why;
+  }
+  EXPECT_NE(refusal(patched(save("list.pt"), "K\x37K\x42", "K\x37N"), false), "loaded");
+}
+
+TEST_F(TypeConfusion, RefusesAnObjectOfAnotherClass) {
+  torch::jit::Module small("small");
+  small.define("def forward(self, x):\n  return x\n");
+  torch::jit::Module large("large");
+  for (int i = 0; i < 20; ++i) large.register_attribute("a" + std::to_string(i), c10::IntType::get(), i);
+  large.define("def forward(self, x):\n  return x + self.a19\n");
+  const auto path = save_module(folder_, "net.pt", "def forward(self, x):\n  return self.large.forward(x)\n",
+                                [&](torch::jit::Module& module) {
+                                  module.register_module("large", large);
+                                  module.register_module("small", small);
+                                });
+  EXPECT_TRUE(
+      refusal(patched(path, "c__torch__\nlarge\n", "c__torch__\nsmall\n"), false).contains("where its code says"))
+      << refusal(path, false);
+}
+
+TEST_F(TypeConfusion, RefusesACastThatOnlyTheCompilerMayMake) {
+  const auto net = [&](const std::string& result, const std::string& body) {
+    const auto path = save_module(folder_, "net.pt", "def forward(self, x):\n  return x\n");
+    return refusal(with_source(path,
+                               "class net(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
+                               "  def forward(self: __torch__.net, x: Tensor) -> " +
+                                   result + ":\n" + body),
+                   false);
+  };
+  EXPECT_TRUE(
+      net("Tensor", "    t = (x, x)\n    a, b, c = unchecked_cast(Tuple[Tensor, Tensor, Tensor], t)\n    return c\n")
+          .contains("cast"));
+  EXPECT_TRUE(net("Tuple[Tensor, __torch__.net]", "    y = unchecked_cast(__torch__.net, x)\n    return (x, y)\n")
+                  .contains("cast"));
+}
+
+// Scripted attention has a fast path of its own, which is memory-unsafe for some arguments, and a plain one.
+TEST_F(TorchScriptScan, AnOperatorThatIsNotRunHereRaises) {
+  const auto path = save_module(folder_, "path.pt",
+                                "def forward(self, x):\n  y = x\n  if x.size(0) > 1:\n"
+                                "    y = torch.to_padded_tensor(x, 0.0, None)\n  return y * 2\n");
+  const auto model = TorchModel::load(path, Origin::kUploaded, rows_of(2));
+  ASSERT_TRUE(model) << model.error().message;
+  EXPECT_TRUE((*model)->warm_up(rows_of(2), 1));
+  const auto raised = (*model)->warm_up(rows_of(2), 2);
+  ASSERT_FALSE(raised);
+  EXPECT_TRUE(raised.error().message.contains("to_padded_tensor")) << raised.error().message;
+}
+
+TEST_F(TypeConfusion, TakesCastsThatStandForATest) {
+  const auto path =
+      save_module(folder_, "cast.pt",
+                  "def forward(self, x):\n  h : Optional[Tuple[Tensor, Tensor]] = None\n"
+                  "  if x.size(0) > 0:\n    h = (x, x)\n  if h is not None:\n    a, b = h\n    x = a + b\n"
+                  "  return x\n");
+  EXPECT_EQ(refusal(path, false), "loaded");
+}
+
+// Lines of the model's wording in the log of the service.
+TEST_F(TorchScriptScan, AWarningOfTheModelIsNotLogged) {
+  const auto path =
+      save_module(folder_, "warn.pt", "def forward(self, x):\n  torch.warn('forged line', 2)\n  return x * 2\n");
+  testing::internal::CaptureStderr();
+  const auto model = TorchModel::load(path, Origin::kUploaded, rows_of(2));
+  ASSERT_TRUE(model) << model.error().message;
+  EXPECT_TRUE((*model)->warm_up(rows_of(2), 1));
+  EXPECT_FALSE(testing::internal::GetCapturedStderr().contains("forged"));
+}
+
+// What is not written to may still hold what others sent.
+TEST_F(TorchScriptScan, TakesFreshMemoryOnlyWhenItIsFilledAtOnce) {
+  const auto load = [&](const std::string& body) {
+    return refusal(save_module(folder_, random_hex(64) + ".pt", "def forward(self, x):\n" + body), false);
+  };
+  EXPECT_EQ(load("  keep = torch.empty_like(x, dtype=3).random_().lt(7).to(dtype=6)\n  return x * keep\n"), "loaded");
+  EXPECT_TRUE(load("  return torch.empty_like(x)\n").contains("nobody has written"));
+  EXPECT_TRUE(load("  y = torch.empty_like(x)\n  z = y.random_()\n  return y\n").contains("nobody has written"));
 }
 
 }  // namespace
