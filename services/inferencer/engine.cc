@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "lib/base/log.h"
+#include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
 
 namespace slipway::inferencer {
@@ -176,6 +177,7 @@ struct Engine::State {
     Batcher::Batch batch;
     std::vector<Piece> pieces;
   };
+  std::vector<Chosen*> active;  // batches that run
   std::optional<Chosen> choose(TimePoint now, std::vector<Ready>& ready) {
     Lane* best = nullptr;
     for (auto& [key, lane] : lanes) {
@@ -229,6 +231,7 @@ void Engine::State::run(Chosen& chosen, Scratch& scratch, std::vector<Result<Ans
                                                         .digest = chosen.version->digest,
                                                         .uploaded = chosen.version->uploaded,
                                                         .until = latest + options.stuck_after});
+  const CrashGuard::Scope scope(chosen.key, chosen.version->digest, chosen.version->uploaded);
   metrics().released(chosen.batch.reason).Increment();
   metrics().batch_rows.Observe(static_cast<double>(chosen.batch.rows));
 
@@ -269,6 +272,7 @@ void Engine::State::run_thread() {
     if (chosen) {
       std::vector<Result<Answer>> answers;
       answers.reserve(chosen->pieces.size());
+      active.push_back(&*chosen);
       lock.unlock();
       give(ready);
       run(*chosen, scratch, answers);
@@ -283,6 +287,7 @@ void Engine::State::run_thread() {
         request->parts[chosen->pieces[i].index] = std::move(*answers[i]);
         if (--request->missing == 0) finish(request, join(request->parts), ready);
       }
+      std::erase(active, &*chosen);
       running -= chosen->pieces.size();
       --lanes.at(chosen->key).running;
       chosen.reset();
@@ -426,6 +431,26 @@ void Engine::expire(TimePoint now) {
   {
     const std::lock_guard lock(state_->mutex);
     for (auto& [key, lane] : state_->lanes) state_->drop_late(lane, now, ready);
+  }
+  give(ready);
+}
+
+void Engine::abandon(const msg::VersionKey& key, const Error& guilty, const Error& lost) {
+  std::vector<Ready> ready;
+  {
+    const std::lock_guard lock(state_->mutex);
+    for (const State::Chosen* batch : state_->active) {
+      for (const Piece& piece : batch->pieces)
+        state_->finish(piece.request, std::unexpected(batch->key == key ? guilty : lost), ready);
+    }
+    while (!state_->pieces.empty()) {
+      const RequestId id{state_->pieces.begin()->first};
+      for (auto& [version, lane] : state_->lanes) {
+        if (lane.batcher.cancel(id)) break;
+      }
+      const Piece piece = state_->take(id);
+      state_->finish(piece.request, std::unexpected(lost), ready);
+    }
   }
   give(ready);
 }

@@ -76,6 +76,9 @@ class Engine {
   // Fails what is late. Compute threads do so too before each batch; this is for when all of them are busy.
   void expire(TimePoint now);
 
+  // The process is about to end because of `key`: requests of it that run get `guilty`, all others `lost`, now.
+  void abandon(const msg::VersionKey& key, const Error& guilty, const Error& lost);
+
   // Requests that wait or run.
   [[nodiscard]] std::size_t outstanding() const;
 

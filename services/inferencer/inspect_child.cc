@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/prctl.h>
@@ -15,12 +16,16 @@
 #include <cstdlib>
 #include <cstring>
 #include <format>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "lib/torch_runtime/torch_runtime.h"
 #include "lib/wire/codec.h"
+#include "services/inferencer/mapped_file.h"
 #include "services/inferencer/torch_model.h"
+#include "services/inferencer/torchscript_scan.h"
+#include "services/inferencer/warm_up.h"
 
 namespace slipway::inferencer {
 namespace {
@@ -124,6 +129,30 @@ msg::Envelope envelope_of(msg::Body body) {
   return {.correlation = 0, .deadline_ms = 0, .request_id = {}, .body = std::move(body)};
 }
 
+// Runs `work` on a thread of its own. Torch compiles recursively: what just fits here must not be too much for a thread
+// of the inferencer, whose stack is a little fuller.
+Result<Signature> on_half_a_stack(const std::function<Result<Signature>()>& work) {
+  Result<Signature> result = fail(Code::kInternal, "the inspection's thread cannot be started");
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  std::size_t bytes = 0;
+  pthread_attr_getstacksize(&attributes, &bytes);
+  pthread_attr_setstacksize(&attributes, bytes / 2);
+  struct Task {
+    const std::function<Result<Signature>()>& work;
+    Result<Signature>& result;
+  } task{work, result};
+  const auto run = [](void* argument) -> void* {
+    auto& given = *static_cast<Task*>(argument);
+    given.result = given.work();
+    return nullptr;
+  };
+  pthread_t thread{};
+  if (pthread_create(&thread, &attributes, run, &task) == 0) pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  return result;
+}
+
 void limit(int what, std::uint64_t most) {
   const rlimit bounds{.rlim_cur = most, .rlim_max = most};
   setrlimit(what, &bounds);
@@ -131,11 +160,26 @@ void limit(int what, std::uint64_t most) {
 
 }  // namespace
 
-Result<Signature> inspect_file(const std::filesystem::path& file, const Signature& signature) {
+Result<void> scan_file(const std::filesystem::path& file) {
+  auto mapped = MappedFile::open(file);
+  if (!mapped) return std::unexpected(std::move(mapped).error());
+  auto scanned = scan_torchscript(mapped->bytes());
+  if (!scanned) return std::unexpected(std::move(scanned).error());
+  return {};
+}
+
+Result<Signature> inspect_file(const std::filesystem::path& file, const Signature& signature,
+                               std::int64_t max_batch_rows) {
   if (auto good = check_inputs_of(signature); !good) return std::unexpected(std::move(good).error());
   auto model = TorchModel::load(file, Origin::kUploaded, signature);
   if (!model) return std::unexpected(std::move(model).error());
-  return (*model)->complete(signature);
+  auto completed = (*model)->complete(signature);
+  if (!completed) return completed;
+  if (auto warm = warm_up(**model, *completed, max_batch_rows); !warm) {
+    return fail(Code::kInvalidArgument, std::format("a trial run of the model with a batch of zeros failed: {}",
+                                                    std::move(warm).error().message));
+  }
+  return completed;
 }
 
 Result<Signature> inspect_in_child(const std::filesystem::path& program, const std::filesystem::path& file,
@@ -153,9 +197,11 @@ Result<Signature> inspect_in_child(const std::filesystem::path& program, const s
   std::string path = file.string();
   std::string seconds = std::to_string(limits.time.count());
   std::string bytes = std::to_string(limits.memory_bytes + 4 * file_bytes);
+  std::string rows = std::to_string(limits.max_batch_rows);
   std::string name = program.string();
   std::string verb = "inspect-file";
-  std::array<char*, 6> arguments{name.data(), verb.data(), path.data(), seconds.data(), bytes.data(), nullptr};
+  std::array<char*, 7> arguments{name.data(),  verb.data(), path.data(), seconds.data(),
+                                 bytes.data(), rows.data(), nullptr};
 
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
@@ -209,10 +255,11 @@ Result<Signature> inspect_in_child(const std::filesystem::path& program, const s
 }
 
 int inspect_child_main(int argc, char** argv) {
-  if (argc != 3) return 2;
+  if (argc != 4) return 2;
   // The child must not outlive its parent, gain rights, write files or leave a core behind.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  static_cast<void>(!nice(5));  // predictions come first
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_FSIZE, 0);
   limit(RLIMIT_CPU, std::strtoull(argv[1], nullptr, 10));
@@ -229,7 +276,8 @@ int inspect_child_main(int argc, char** argv) {
   const auto* inspect = envelope ? std::get_if<msg::Inspect>(&envelope->body) : nullptr;
   if (inspect == nullptr) return 2;
   start_torch(1);
-  const auto result = inspect_file(argv[0], inspect->signature);
+  const auto result =
+      on_half_a_stack([&] { return inspect_file(argv[0], inspect->signature, std::strtoll(argv[3], nullptr, 10)); });
   const Frame answer = encode(
       envelope_of(result ? msg::Body(msg::Inspected{.signature = *result}) : msg::Body(to_message(result.error()))));
   const bool written = write_all(out.get(), answer.bytes());

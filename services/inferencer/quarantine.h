@@ -1,20 +1,41 @@
-// Uploaded files that held a thread for good, remembered in the cache folder so that a restart does not run them again.
+// What is known of uploaded files that ended a process or held a thread for good, kept in the cache folder until the
+// registry has been told: it is the registry that remembers them, for all inferencers.
 #pragma once
 
 #include <filesystem>
-#include <string>
+#include <string_view>
+#include <vector>
 
 #include "lib/base/error.h"
 #include "lib/base/sha256.h"
+#include "schema/messages.h"
 
 namespace slipway::inferencer {
 
-// Keeps `digest` from being loaded until its file "<digest>.quarantined" in `folder` is removed. Errors: kInternal (it
-// cannot be written).
-[[nodiscard]] Result<void> quarantine(const std::filesystem::path& folder, const Digest& digest,
-                                      const std::string& reason);
+// A mark is "<digest>.crashed": model, version and reason, a line each. crash_guard.cc writes it too.
+inline constexpr std::string_view kCrashedSuffix = ".crashed";
 
-// Errors: kInvalidArgument (quarantined: the message says why).
-[[nodiscard]] Result<void> check_quarantine(const std::filesystem::path& folder, const Digest& digest);
+// Errors: kInternal (it cannot be written).
+[[nodiscard]] Result<void> leave_mark(const std::filesystem::path& folder, const Quarantine& quarantine);
+
+// All marks, and files during whose loading the process died kStrikes times in a row. A single death may have been
+// anything: the kernel, for want of memory, or somebody's kill.
+inline constexpr int kStrikes = 3;
+[[nodiscard]] std::vector<Quarantine> read_marks(const std::filesystem::path& folder);
+
+// The registry knows. Strikes begin anew.
+void remove_marks(const std::filesystem::path& folder, const Digest& digest);
+
+// While it lives a file is being loaded and first run: a strike, unless it comes to its end.
+class Trying {
+ public:
+  Trying(const std::filesystem::path& folder, const msg::VersionKey& key, const Digest& digest);
+  ~Trying();
+  Trying(const Trying&) = delete;
+  Trying& operator=(const Trying&) = delete;
+
+ private:
+  std::filesystem::path path_;
+};
 
 }  // namespace slipway::inferencer

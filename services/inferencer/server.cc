@@ -19,19 +19,34 @@
 #include "lib/base/sha256.h"
 #include "lib/wire/file_cache.h"
 #include "lib/wire/worker_link.h"
+#include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
-#include "services/inferencer/quarantine.h"
+#include "services/inferencer/quarantine_list.h"
 
 namespace slipway::inferencer {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kMaxInspections = 8;  // waiting
+constexpr std::size_t kMaxInspections = 64;  // waiting
+// Inspections run two at a time; one that takes long makes room for another, up to this many in all.
+constexpr std::size_t kInspectors = 4;
+constexpr std::size_t kQuickInspectors = 2;
+constexpr auto kQuick = std::chrono::seconds(5);
+
+// A process that ends because of a model says so first: to the registry, and to whoever waits for an answer. The thread
+// that crashed waits for a second.
+constexpr auto kLastWords = std::chrono::milliseconds(600);
+constexpr auto kFlush = std::chrono::milliseconds(150);
 
 std::string host_name() {
   char name[256] = {};
   return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+Error lost() {
+  return {
+      .code = Code::kUnavailable, .message = "the inferencer restarts, since a model ended its process", .path = {}};
 }
 
 // A request whose version is being loaded.
@@ -48,6 +63,11 @@ struct Inspection {
   msg::Inspect inspect;
 };
 
+struct RunningInspection {
+  Asker asker;
+  Clock::time_point since;
+};
+
 }  // namespace
 
 struct Server::State {
@@ -56,15 +76,17 @@ struct Server::State {
   static Options watched(Options given, Watchdog& watchdog) {
     given.engine.watchdog = &watchdog;
     given.store.watchdog = &watchdog;
+    given.inspect.max_batch_rows = given.store.max_batch_rows;
     return given;
   }
 
   Watchdog watchdog;
   const Options options;
-  bool stuck = false;  // bus thread only
+  std::unique_ptr<CrashGuard> crash_guard;
   Bus bus;
   Engine engine;
   std::unique_ptr<Caller> registry;
+  std::unique_ptr<QuarantineList> quarantines;
   std::unique_ptr<VersionStore> store;
   std::unique_ptr<WorkerLink> link;
   std::atomic<bool> linked{false};  // `link` may be used
@@ -74,14 +96,21 @@ struct Server::State {
   // Bus thread only.
   std::map<msg::VersionKey, std::vector<Parked>> parked;
   std::size_t parked_bytes = 0;
+  struct Ending {
+    Clock::time_point not_before;  // what was said is on its way
+    Clock::time_point at;
+    bool told = false;  // the registry
+    bool done = false;
+  };
+  std::optional<Ending> ending;
 
   std::mutex inspect_mutex;
   std::condition_variable inspect_wake;
   std::deque<Inspection> inspections;
-  bool inspecting = false;
+  std::map<std::size_t, RunningInspection> inspecting;  // by inspector
   bool stopping = false;
   std::stop_source stop_inspecting;
-  std::thread inspector;
+  std::vector<std::thread> inspectors;
 
   void answer(const Asker& asker, msg::Body body, std::vector<Frame> payload = {}) {
     if (asker.correlation == 0) return;
@@ -113,8 +142,12 @@ struct Server::State {
   void on_failed(const msg::VersionKey& key, const Error& error);
   void cancel(const Asker& asker);
   void on_tick(Clock::time_point now);
-  void look_for_stuck(Clock::time_point now);
-  void inspect_loop();
+  void look_for_end(Clock::time_point now);
+  void begin_end(const msg::VersionKey& key, const Digest& digest, bool uploaded, const std::string& reason,
+                 Clock::time_point now);
+  std::optional<Clock::time_point> next_inspection_at(Clock::time_point now) const;
+  Result<Signature> inspect(const msg::Inspect& question);
+  void inspect_loop(std::size_t inspector);
 };
 
 Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -125,10 +158,17 @@ Result<std::unique_ptr<Server>> Server::start(Options options) {
   auto state = std::make_unique<State>(std::move(options));
   State& self = *state;
   metrics();  // all there from the start, at 0
-  sweep_partial_downloads(self.options.store.cache_dir);
+  const auto& folder = self.options.store.cache_dir;
+  std::error_code exists;
+  std::filesystem::create_directories(folder, exists);
+  sweep_partial_downloads(folder);
+  auto guard = CrashGuard::start({.folder = folder, .wait = self.options.crash_wait});
+  if (!guard) return std::unexpected(std::move(guard).error());
+  self.crash_guard = std::move(*guard);
   self.registry = std::make_unique<Caller>(self.bus, self.options.registry);
+  self.quarantines = std::make_unique<QuarantineList>(*self.registry, folder);
   self.store = std::make_unique<VersionStore>(
-      *self.registry, self.engine, self.options.store,
+      *self.registry, self.engine, *self.quarantines, self.options.store,
       VersionStore::Events{
           .on_ready = [&self](const msg::VersionKey& key) { self.bus.post([&self, key] { self.on_ready(key); }); },
           .on_failed =
@@ -136,7 +176,7 @@ Result<std::unique_ptr<Server>> Server::start(Options options) {
                 self.bus.post([&self, key, error = std::move(error)] { self.on_failed(key, error); });
               }});
   std::unique_ptr<Server> server(new Server(std::move(state)));
-  self.inspector = std::thread([&self] { self.inspect_loop(); });
+  for (std::size_t i = 0; i < kInspectors; ++i) self.inspectors.emplace_back([&self, i] { self.inspect_loop(i); });
   auto events = self.bus.connect_subscriber(self.options.registry_events, [&self](const Incoming& incoming) {
     if (const auto* changed = std::get_if<msg::Changed>(&incoming.message.envelope.body))
       self.store->on_changed(*changed);
@@ -158,6 +198,7 @@ Result<std::unique_ptr<Server>> Server::start(Options options) {
 void Server::State::on_request(Incoming incoming) {
   auto& envelope = incoming.message.envelope;
   Asker asker{.socket = incoming.socket, .peer = incoming.peer, .correlation = envelope.correlation};
+  if (ending && !std::holds_alternative<msg::Cancel>(envelope.body)) return refuse(asker, lost());
   if (auto* infer_body = std::get_if<msg::Infer>(&envelope.body)) {
     Parked request{.asker = std::move(asker),
                    .infer = std::move(*infer_body),
@@ -169,10 +210,10 @@ void Server::State::on_request(Incoming incoming) {
     // Asked first, which also says that it is used: it then is not unloaded before it is found.
     const auto standing = store->ask(key);
     const auto version = engine.find(key);
-    if (version) {
-      infer(version, std::move(request));
-    } else if (!standing) {
+    if (!standing) {
       refuse(request.asker, standing.error());
+    } else if (*standing && version) {
+      infer(version, std::move(request));
     } else {
       park(key, std::move(request));
       // It may have gone between the two questions.
@@ -280,7 +321,7 @@ void Server::State::cancel(const Asker& asker) {
 
 void Server::State::on_tick(Clock::time_point now) {
   engine.expire(now);
-  if (!stuck) look_for_stuck(now);
+  look_for_end(now);
   for (auto& [key, requests] : parked) {
     std::erase_if(requests, [&](const Parked& request) {
       if (!request.deadline || *request.deadline > now) return false;
@@ -296,54 +337,115 @@ void Server::State::on_tick(Clock::time_point now) {
   }
 }
 
-void Server::State::look_for_stuck(Clock::time_point now) {
-  const auto run = watchdog.overdue(now);
-  if (!run) return;
-  stuck = true;
-  spdlog::critical("model stuck model={} version={} digest={} uploaded={}", log_value(run->key.model), run->key.version,
-                   to_hex(run->digest), run->uploaded);
-  if (run->uploaded) {
-    const auto kept = quarantine(options.store.cache_dir, run->digest,
-                                 std::format("as version {} of model '{}' it ran on long after its requests' deadlines",
-                                             run->key.version, run->key.model));
-    if (!kept) spdlog::error("quarantine not kept reason={}", log_value(kept.error().message));
+void Server::State::look_for_end(Clock::time_point now) {
+  if (ending) {
+    if (ending->done || now < (ending->told ? ending->not_before : ending->at)) return;
+    ending->done = true;
+    options.end_process();
+    return;
   }
-  options.on_stuck();
+  if (const auto crash = CrashGuard::crashed()) {
+    spdlog::critical("model crashed model={} version={} digest={} uploaded={} signal={}", log_value(crash->key.model),
+                     crash->key.version, to_hex(crash->digest), crash->uploaded, crash->signal);
+    begin_end(crash->key, crash->digest, crash->uploaded,
+              std::format("the process that ran it crashed (signal {})", crash->signal), now);
+  } else if (const auto run = watchdog.overdue(now)) {
+    spdlog::critical("model stuck model={} version={} digest={} uploaded={}", log_value(run->key.model),
+                     run->key.version, to_hex(run->digest), run->uploaded);
+    begin_end(run->key, run->digest, run->uploaded, "it ran on long after its requests' deadlines", now);
+  }
 }
 
-void Server::State::inspect_loop() {
+// Whoever's request may have been the cause is told so, and is not tried elsewhere; the others are.
+void Server::State::begin_end(const msg::VersionKey& key, const Digest& digest, bool uploaded,
+                              const std::string& reason, Clock::time_point now) {
+  ending = Ending{.not_before = now + kFlush, .at = now + kLastWords, .told = !uploaded, .done = false};
+  draining = true;
+  if (linked) link->announce();
+  if (uploaded) {
+    quarantines->report({.digest = digest, .model = key.model, .version = key.version, .reason = reason, .at_ms = 0},
+                        kLastWords, [this] { ending->told = true; });
+  }
+  const Error guilty{.code = Code::kInternal,
+                     .message = std::format("version {} of model '{}' ended the process that ran it: {}{}", key.version,
+                                            key.model, reason, uploaded ? "; the version is quarantined" : ""),
+                     .path = {}};
+  engine.abandon(key, guilty, lost());
+  for (const auto& [version, requests] : parked) {
+    for (const Parked& request : requests) refuse(request.asker, version == key ? guilty : lost());
+  }
+  parked.clear();
+  parked_bytes = 0;
+  parked_count = 0;
+  const std::lock_guard lock(inspect_mutex);
+  for (const Inspection& inspection : inspections) answer(inspection.asker, to_message(lost()));
+  for (const auto& [inspector, inspection] : inspecting) answer(inspection.asker, to_message(lost()));
+  inspections.clear();
+  inspecting.clear();
+}
+
+// Under the lock. When the next file may be looked at; nullopt: not before another one is done.
+std::optional<Clock::time_point> Server::State::next_inspection_at(Clock::time_point now) const {
+  std::vector<Clock::time_point> slow_at;  // of those that are quick so far
+  for (const auto& [inspector, running] : inspecting) {
+    if (running.since + kQuick > now) slow_at.push_back(running.since + kQuick);
+  }
+  if (slow_at.size() < kQuickInspectors) return now;
+  return *std::ranges::min_element(slow_at);
+}
+
+Result<Signature> Server::State::inspect(const msg::Inspect& question) {
+  const auto refusal = [&]() -> Result<void> {
+    const auto reason = quarantines->reason(question.file.digest);
+    if (!reason) return {};
+    return fail(Code::kInvalidArgument, std::format("the TorchScript file is quarantined: {}", *reason));
+  };
+  if (auto free = refusal(); !free) return std::unexpected(std::move(free).error());
+  auto path = download_to_cache(*registry, question.file, options.store.cache_dir);
+  if (!path) return std::unexpected(std::move(path).error());
+  // What the scan refuses needs no process that loads torch.
+  auto signature = scan_file(*path).and_then([&] {
+    return inspect_in_child(options.program, *path, question.signature, options.inspect, stop_inspecting.get_token());
+  });
+  std::error_code ignored;
+  if (!signature) std::filesystem::remove(*path, ignored);
+  return signature;
+}
+
+void Server::State::inspect_loop(std::size_t inspector) {
   std::unique_lock lock(inspect_mutex);
-  while (true) {
-    inspect_wake.wait(lock, [this] { return stopping || !inspections.empty(); });
-    if (stopping) return;
+  while (!stopping) {
+    const auto now = Clock::now();
+    const auto at = inspections.empty() ? std::nullopt : next_inspection_at(now);
+    if (!at) {
+      inspect_wake.wait(lock);
+      continue;
+    }
+    if (*at > now) {
+      inspect_wake.wait_until(lock, *at);
+      continue;
+    }
     const Inspection next = std::move(inspections.front());
     inspections.pop_front();
-    inspecting = true;
+    inspecting[inspector] = {.asker = next.asker, .since = now};
     lock.unlock();
-    const auto inspected = [&]() -> Result<Signature> {
-      auto path = download_to_cache(*registry, next.inspect.file, options.store.cache_dir);
-      if (!path) return std::unexpected(std::move(path).error());
-      if (auto free = check_quarantine(options.store.cache_dir, next.inspect.file.digest); !free)
-        return std::unexpected(std::move(free).error());
-      auto signature = inspect_in_child(options.program, *path, next.inspect.signature, options.inspect,
-                                        stop_inspecting.get_token());
-      std::error_code ignored;
-      if (!signature) std::filesystem::remove(*path, ignored);
-      return signature;
-    }();
+    const auto inspected = inspect(next.inspect);
     metrics()
         .inspections.Add({{"result", inspected ? "accepted" : std::string(code_name(inspected.error().code))}})
         .Increment();
     if (inspected) {
       spdlog::info("file accepted digest={} bytes={}", to_hex(next.inspect.file.digest), next.inspect.file.size_bytes);
-      answer(next.asker, msg::Inspected{.signature = *inspected});
     } else {
       spdlog::info("file refused digest={} code={} message={}", to_hex(next.inspect.file.digest),
                    code_name(inspected.error().code), log_value(inspected.error().message));
-      answer(next.asker, to_message(inspected.error()));
     }
     lock.lock();
-    inspecting = false;
+    // Not when it has been answered already, since the process ends.
+    if (inspecting.erase(inspector) > 0) {
+      answer(next.asker,
+             inspected ? msg::Body(msg::Inspected{.signature = *inspected}) : msg::Body(to_message(inspected.error())));
+    }
+    inspect_wake.notify_all();
   }
 }
 
@@ -360,7 +462,7 @@ void Server::drain(std::chrono::milliseconds deadline) {
   const auto until = Clock::now() + deadline;
   const auto busy = [&] {
     const std::lock_guard lock(state_->inspect_mutex);
-    return state_->engine.outstanding() > 0 || state_->parked_count > 0 || state_->inspecting ||
+    return state_->engine.outstanding() > 0 || state_->parked_count > 0 || !state_->inspecting.empty() ||
            !state_->inspections.empty();
   };
   // What a gateway sent before it read the heartbeat is still on its way: idle must last for a moment.
@@ -378,13 +480,13 @@ void Server::stop() {
     if (self.stopping) return;
     self.stopping = true;
   }
-  self.inspect_wake.notify_one();
+  self.inspect_wake.notify_all();
   // Nobody waits for these any more.
   self.registry->close();
   self.stop_inspecting.request_stop();
   self.engine.stop();
   self.store->stop();
-  self.inspector.join();
+  for (std::thread& inspector : self.inspectors) inspector.join();
   self.bus.stop(std::chrono::seconds(1));
 }
 

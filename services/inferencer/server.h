@@ -30,9 +30,11 @@ class Server {
     Engine::Options engine;
     VersionStore::Options store;
     InspectLimits inspect;
-    // Called on the bus thread, once, when a model runs that should long have ended: the log and, for an uploaded one,
-    // the quarantine know of it. Nothing else than the end of the process gets the thread back.
-    std::function<void()> on_stuck = [] { std::_Exit(1); };
+    std::chrono::milliseconds crash_wait{1000};  // CrashGuard::Options::wait
+    // Called on the bus thread, once, when a model has crashed, or runs that should long have ended, and all that can
+    // be said has been said: README.md, "When a model crashes". Nothing else than the end of the process gets the
+    // thread back.
+    std::function<void()> end_process = [] { std::_Exit(1); };
   };
 
   // Errors: kInvalidArgument (an address).

@@ -5,15 +5,20 @@
 #include <algorithm>
 #include <condition_variable>
 #include <format>
+#include <map>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <thread>
 
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/file_cache.h"
 #include "lib/wire/page.h"
+#include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
 #include "services/inferencer/quarantine.h"
+#include "services/inferencer/warm_up.h"
 
 namespace slipway::inferencer {
 namespace {
@@ -39,15 +44,17 @@ std::set<std::uint64_t> desired_of(const Model& model) {
 }  // namespace
 
 struct VersionStore::State {
-  State(Caller& caller, Engine& runner, Options given, Events callbacks)
+  State(Caller& caller, Engine& runner, QuarantineList& refused_files, Options given, Events callbacks)
       : registry(caller),
         engine(runner),
+        quarantines(refused_files),
         options(std::move(given)),
         events(std::move(callbacks)),
         table(options.limits) {}
 
   Caller& registry;
   Engine& engine;
+  QuarantineList& quarantines;
   const Options options;
   const Events events;
 
@@ -56,14 +63,20 @@ struct VersionStore::State {
   VersionTable table;
   RevisionWatch revisions;
   std::set<std::string> changed_models;
+  bool quarantines_changed = false;
   Clock::time_point list_at{};  // now
   bool listed = false;
   bool news = false;  // something came while the thread may have been looking elsewhere
   bool stopping = false;
 
+  // The store's thread only: versions whose files are quarantined, and those of them that still run.
+  std::map<msg::VersionKey, Digest> quarantined;
+  std::set<msg::VersionKey> leaving;
+
   std::thread thread;
 
   void run();
+  Result<void> read_quarantines();
   Result<void> list_models();
   Result<void> read_model(const std::string& name);
   Result<std::shared_ptr<const LoadedVersion>> load(const msg::VersionKey& key);
@@ -71,12 +84,53 @@ struct VersionStore::State {
   void unload_some();
 };
 
-VersionStore::VersionStore(Caller& registry, Engine& engine, Options options, Events events)
-    : state_(std::make_unique<State>(registry, engine, std::move(options), std::move(events))) {
+VersionStore::VersionStore(Caller& registry, Engine& engine, QuarantineList& quarantines, Options options,
+                           Events events)
+    : state_(std::make_unique<State>(registry, engine, quarantines, std::move(options), std::move(events))) {
   state_->thread = std::thread([this] { state_->run(); });
 }
 
 VersionStore::~VersionStore() { stop(); }
+
+namespace {
+
+Error refusal(const msg::VersionKey& key, const std::string& reason) {
+  return {.code = Code::kInvalidArgument,
+          .message = std::format("version {} of model '{}' is quarantined: {}", key.version, key.model, reason),
+          .path = {}};
+}
+
+}  // namespace
+
+// What is loaded and quarantined now goes at once; what is free again is loaded when it is wanted.
+Result<void> VersionStore::State::read_quarantines() {
+  if (auto done = quarantines.refresh(); !done) return done;
+  std::vector<msg::VersionKey> ready;
+  {
+    const std::lock_guard lock(mutex);
+    ready = table.ready();
+    std::erase_if(quarantined, [&](const auto& item) {
+      if (quarantines.reason(item.second)) return false;
+      if (!leaving.contains(item.first)) table.unloaded(item.first);  // without waiting for its next try
+      return true;
+    });
+  }
+  for (const msg::VersionKey& key : ready) {
+    const auto version = engine.find(key);
+    const auto reason = version ? quarantines.reason(version->digest) : std::nullopt;
+    if (!reason) continue;
+    spdlog::warn("version quarantined model={} version={} digest={} reason={}", log_value(key.model), key.version,
+                 to_hex(version->digest), log_value(*reason));
+    quarantined.emplace(key, version->digest);
+    leaving.insert(key);
+    {
+      const std::lock_guard lock(mutex);
+      table.failed(key, refusal(key, *reason), Clock::now());
+    }
+    events.on_failed(key, refusal(key, *reason));
+  }
+  return {};
+}
 
 Result<void> VersionStore::State::list_models() {
   std::set<std::string> names;
@@ -123,30 +177,26 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
     return fail(Code::kUnsupported,
                 std::format("version {} of model '{}' has no TorchScript file (*.pt)", key.version, key.model));
   }
+  auto reason = quarantines.reason(file->digest);
+  if (!reason && !version.quarantined.empty()) reason = version.quarantined;
+  if (reason) {
+    quarantined.emplace(key, file->digest);
+    return std::unexpected(refusal(key, *reason));
+  }
   auto path = download_to_cache(registry, *file, options.cache_dir);
   if (!path) return std::unexpected(std::move(path).error());
-  if (version.uploaded) {
-    if (auto free = check_quarantine(options.cache_dir, file->digest); !free)
-      return std::unexpected(std::move(free).error());
-  }
+  // From here on its code runs.
+  std::optional<Trying> trying;
+  if (version.uploaded) trying.emplace(options.cache_dir, key, file->digest);
+  const CrashGuard::Scope running(key, file->digest, version.uploaded);
   const auto guard = Watchdog::watch(
       options.watchdog,
       {.key = key, .digest = file->digest, .uploaded = version.uploaded, .until = Clock::now() + options.stuck_after});
   auto model = TorchModel::load(*path, version.uploaded ? Origin::kUploaded : Origin::kTrained, version.signature);
   if (!model) return std::unexpected(std::move(model).error());
 
-  // Twice: the first run of a shape compiles, the second shows that it has. A version whose inputs are free in more
-  // than the rows has no shape to be warmed up with.
-  if (!has_free_dimensions(version.signature)) {
-    std::set<std::int64_t> batches{1};
-    if (is_batchable(version.signature)) batches.insert({(options.max_batch_rows + 1) / 2, options.max_batch_rows});
-    for (const std::int64_t rows : batches) {
-      for (int i = 0; i < 2; ++i) {
-        if (auto warm = (*model)->warm_up(version.signature, rows); !warm)
-          return std::unexpected(std::move(warm).error());
-      }
-    }
-  }
+  if (auto warm = warm_up(**model, version.signature, options.max_batch_rows); !warm)
+    return std::unexpected(std::move(warm).error());
   return std::make_shared<const LoadedVersion>(LoadedVersion{.key = key,
                                                              .signature = std::move(version.signature),
                                                              .model = std::move(*model),
@@ -184,6 +234,7 @@ void VersionStore::State::load_one(const msg::VersionKey& key) {
 }
 
 void VersionStore::State::unload_some() {
+  std::erase_if(leaving, [this](const msg::VersionKey& key) { return engine.remove_if_idle(key); });
   std::vector<msg::VersionKey> candidates;
   {
     const std::lock_guard lock(mutex);
@@ -212,8 +263,10 @@ void VersionStore::State::run() {
     if (now >= list_at) {
       list_at = now + options.list_every;
       changed_models.clear();
+      quarantines_changed = false;
       lock.unlock();
-      const auto done = list_models();
+      // First, so that nothing is loaded that must not be.
+      const auto done = read_quarantines().and_then([this] { return list_models(); });
       lock.lock();
       if (!done) {
         if (!warned)
@@ -224,6 +277,15 @@ void VersionStore::State::run() {
         listed = true;
       }
       warned = !done;
+      continue;
+    }
+    if (quarantines_changed) {
+      quarantines_changed = false;
+      lock.unlock();
+      const auto done = read_quarantines();
+      unload_some();
+      lock.lock();
+      if (!done) list_at = Clock::now() + kListRetry;
       continue;
     }
     if (!changed_models.empty()) {
@@ -246,6 +308,7 @@ void VersionStore::State::run() {
     lock.lock();
     // A version that is due to go may be busy: look again soon, but not at once.
     auto until = list_at;
+    if (!leaving.empty()) until = std::min(until, Clock::now() + std::chrono::milliseconds(100));
     if (const auto next = table.next_wake())
       until = std::min(until, std::max(*next, Clock::now() + std::chrono::milliseconds(100)));
     wake.wait_until(lock, until, [this] { return stopping || news; });
@@ -269,6 +332,8 @@ void VersionStore::on_changed(const msg::Changed& changed) {
     state_->list_at = Clock::now();
   } else if (changed.subject == msg::Subject::kModel) {
     state_->changed_models.insert(changed.key);
+  } else if (changed.subject == msg::Subject::kQuarantine) {
+    state_->quarantines_changed = true;
   } else {
     return;
   }

@@ -9,12 +9,13 @@
 
 #include "lib/wire/caller.h"
 #include "services/inferencer/engine.h"
+#include "services/inferencer/quarantine_list.h"
 #include "services/inferencer/version_table.h"
 
 namespace slipway::inferencer {
 
-// Life: must not outlive registry and engine; stop() (or destruction) joins the thread, which may wait for the
-// registry's deadline. Threads: everything may be called from any thread.
+// Life: must not outlive registry, engine and quarantines; stop() (or destruction) joins the thread, which may wait for
+// the registry's deadline. Threads: everything may be called from any thread.
 class VersionStore {
  public:
   struct Options {
@@ -31,7 +32,7 @@ class VersionStore {
     std::function<void(const msg::VersionKey&, Error)> on_failed;
   };
 
-  VersionStore(Caller& registry, Engine& engine, Options options, Events events);
+  VersionStore(Caller& registry, Engine& engine, QuarantineList& quarantines, Options options, Events events);
   ~VersionStore();
   VersionStore(const VersionStore&) = delete;
   VersionStore& operator=(const VersionStore&) = delete;

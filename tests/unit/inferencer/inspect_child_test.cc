@@ -61,6 +61,16 @@ TEST_F(InspectChild, RefusesAModelThatEatsMemory) {
   EXPECT_EQ(refused.error().code, Code::kInvalidArgument);
 }
 
+// The inferencer warms up with full batches; the trials that find the outputs have one row and two.
+TEST_F(InspectChild, TriesTheBatchesThatTheInferencerWillTry) {
+  const auto path = save_module(folder_, "rows.pt",
+                                "def forward(self, x):\n  assert x.size(0) != 16, 'not sixteen'\n  return x * 2\n");
+  EXPECT_TRUE(inspect(path, {.max_batch_rows = 8}));
+  const auto refused = inspect(path, {.max_batch_rows = 32});
+  ASSERT_FALSE(refused);
+  EXPECT_TRUE(refused.error().message.contains("not sixteen")) << refused.error().message;
+}
+
 TEST_F(InspectChild, AProgramThatIsNotThereIsInternal) {
   EXPECT_EQ(inspect_in_child("/nonexistent", save_doubler(folder_), rows_of(2)).error().code, Code::kInternal);
 }
@@ -68,7 +78,7 @@ TEST_F(InspectChild, AProgramThatIsNotThereIsInternal) {
 TEST_F(InspectChild, RefusesASignatureThatIsNone) {
   const auto path = save_doubler(folder_);
   const auto with = [&](std::vector<TensorSpec> inputs) {
-    return inspect_file(path, {.inputs = std::move(inputs), .outputs = {}, .classes = {}});
+    return inspect_file(path, {.inputs = std::move(inputs), .outputs = {}, .classes = {}}, 32);
   };
   EXPECT_EQ(with({}).error().code, Code::kInvalidArgument);
   EXPECT_EQ(with({f32("", {-1, 2})}).error().code, Code::kInvalidArgument);

@@ -1,6 +1,8 @@
 // The whole inferencer on loopback, between a gateway and a registry played by the test.
 #include "services/inferencer/server.h"
 
+#include <signal.h>
+
 #include <condition_variable>
 #include <cstring>
 #include <future>
@@ -9,6 +11,7 @@
 
 #include "lib/base/sha256.h"
 #include "lib/torch_runtime/torch_runtime.h"
+#include "services/inferencer/crash_guard.h"
 #include "tests/unit/inferencer/models.h"
 
 namespace slipway::inferencer {
@@ -42,7 +45,6 @@ class FakeRegistry {
   void publish(const std::string& model, std::uint64_t number, const std::string& bytes, const Signature& signature,
                bool uploaded) {
     const StoredFile file = store(bytes);
-    std::uint64_t revision = 0;
     {
       const std::lock_guard lock(mutex_);
       Version version;
@@ -54,17 +56,26 @@ class FakeRegistry {
       versions_[{model, number}] = version;
       models_[model].name = model;
       models_[model].latest = number;
-      revision = ++revision_;
     }
-    bus_.send(publisher_, {.envelope = {.correlation = 0,
-                                        .deadline_ms = 0,
-                                        .request_id = {},
-                                        .body = msg::Changed{.revision = revision,
-                                                             .subject = msg::Subject::kModel,
-                                                             .key = model,
-                                                             .last_event = 0,
-                                                             .state = {}}},
-                           .payload = {}});
+    tell(msg::Subject::kModel, model);
+  }
+  // As if another inferencer had found it out, or an operator had lifted it.
+  void quarantine(const std::string& bytes, const std::string& reason) {
+    const Digest digest = sha256(bytes);
+    {
+      const std::lock_guard lock(mutex_);
+      if (reason.empty()) {
+        quarantines_.erase(digest);
+      } else {
+        quarantines_[digest] = {.digest = digest, .model = "m", .version = 1, .reason = reason, .at_ms = 0};
+      }
+    }
+    tell(msg::Subject::kQuarantine, to_hex(digest));
+  }
+  std::optional<Quarantine> quarantined(const std::string& bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto found = quarantines_.find(sha256(bytes));
+    return found == quarantines_.end() ? std::nullopt : std::optional(found->second);
   }
   // Chunks are asked for in vain from now on.
   void deafen() {
@@ -77,6 +88,23 @@ class FakeRegistry {
   }
 
  private:
+  void tell(msg::Subject subject, const std::string& key) {
+    std::uint64_t revision = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      revision = ++revision_;
+    }
+    static_cast<void>(bus_.send(
+        publisher_,
+        {.envelope = {.correlation = 0,
+                      .deadline_ms = 0,
+                      .request_id = {},
+                      .body =
+                          msg::Changed{
+                              .revision = revision, .subject = subject, .key = key, .last_event = 0, .state = {}}},
+         .payload = {}}));
+  }
+
   void on_message(Incoming incoming) {
     const std::lock_guard lock(mutex_);
     const auto& body = incoming.message.envelope.body;
@@ -94,6 +122,13 @@ class FakeRegistry {
     } else if (const auto* wanted = std::get_if<msg::GetVersion>(&body)) {
       const auto found = versions_.find({wanted->model, wanted->version});
       if (found != versions_.end()) reply = msg::Versions{.items = {found->second}};
+    } else if (const auto* file = std::get_if<msg::QuarantineFile>(&body)) {
+      quarantines_[file->quarantine.digest] = file->quarantine;
+      reply = msg::Ok{};
+    } else if (std::holds_alternative<msg::ListQuarantines>(body)) {
+      msg::Quarantines all;
+      for (const auto& [digest, quarantine] : quarantines_) all.items.push_back(quarantine);
+      reply = all;
     } else if (const auto* chunk = std::get_if<msg::GetChunk>(&body)) {
       chunk_asked_ = true;
       asked_.notify_all();
@@ -115,6 +150,7 @@ class FakeRegistry {
   std::map<std::string, Model> models_;
   std::map<msg::VersionKey, Version> versions_;
   std::map<Digest, std::string> chunks_;
+  std::map<Digest, Quarantine> quarantines_;
   std::uint64_t revision_ = 0;
   Bus bus_;
   SocketId router_{};
@@ -320,7 +356,7 @@ TEST_F(ServerTest, AStuckUploadIsQuarantinedAndNotRunAgain) {
   start([&](Server::Options& options) {
     options.store.max_batch_rows = 1;
     options.engine.stuck_after = 0ms;
-    options.on_stuck = [&stuck] { stuck.set_value(); };
+    options.end_process = [&stuck] { stuck.set_value(); };
   });
   ASSERT_TRUE(gateway_.ready({"m", 1}));
   auto told = stuck.get_future();
@@ -334,6 +370,93 @@ TEST_F(ServerTest, AStuckUploadIsQuarantinedAndNotRunAgain) {
   const Message refused = gateway_.infer("m", 1, {1, 2});
   EXPECT_EQ(code(refused), Code::kInvalidArgument);
   EXPECT_TRUE(std::get<msg::Error>(refused.envelope.body).message.contains("quarantined"));
+}
+
+TEST_F(ServerTest, AQuarantinedVersionGoesAtOnceAndComesBackWhenItIsLifted) {
+  const std::string file = doubler();
+  registry_.publish("m", 1, file, rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  registry_.quarantine(file, "it crashed elsewhere");
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.loaded.empty(); }));
+  const Message refused = gateway_.infer("m", 1, {1, 2});
+  EXPECT_EQ(code(refused), Code::kInvalidArgument);
+  EXPECT_TRUE(std::get<msg::Error>(refused.envelope.body).message.contains("it crashed elsewhere"));
+  registry_.quarantine(file, "");
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  EXPECT_EQ(values(gateway_.infer("m", 1, {1, 2})), (std::vector<float>{2, 4}));
+}
+
+TEST_F(ServerTest, AQuarantinedFileIsNeitherLoadedNorInspected) {
+  const std::string file = doubler();
+  registry_.quarantine(file, "it crashed elsewhere");
+  registry_.publish("m", 1, file, rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  EXPECT_EQ(code(gateway_.infer("m", 1, {1, 2})), Code::kInvalidArgument);
+  EXPECT_EQ(code(gateway_.receive(gateway_.send(msg::Inspect{.file = registry_.store(file), .signature = rows_of(2)}))),
+            Code::kInvalidArgument);
+}
+
+// What a crashed process left behind is told by the next one, and forgotten once the registry knows.
+TEST_F(ServerTest, AMarkOfACrashIsReportedAtTheNextStart) {
+  const std::string file = doubler();
+  const auto folder = folder_.path() / "cache";
+  std::filesystem::create_directories(folder);
+  const auto mark = folder / (to_hex(sha256(file)) + ".crashed");
+  std::ofstream(mark) << "m\n1\nthe process that ran it crashed (signal 8)\n";
+  registry_.publish("m", 1, file, rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  EXPECT_EQ(code(gateway_.infer("m", 1, {1, 2})), Code::kInvalidArgument);
+  const auto known = registry_.quarantined(file);
+  ASSERT_TRUE(known);
+  EXPECT_EQ(known->version, 1U);
+  EXPECT_TRUE(known->reason.contains("signal 8"));
+  EXPECT_FALSE(std::filesystem::exists(mark));
+}
+
+TEST_F(ServerTest, ACrashIsAnsweredReportedAndEndsTheProcess) {
+  if (!CrashGuard::kCatches) GTEST_SKIP() << "a sanitizer has these signals";
+  const std::string file = doubler();
+  registry_.publish("m", 1, file, rows_of(2), true);
+  std::promise<void> ended;
+  start([&](Server::Options& options) {
+    options.crash_wait = std::chrono::hours(1);  // the thread stays in the handler until the tests end
+    options.end_process = [&ended] { ended.set_value(); };
+  });
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  const msg::VersionKey key{"m", 1};
+  const Digest digest = sha256(file);
+  std::thread([&] {
+    const CrashGuard::Scope scope(key, digest, true);
+    raise(SIGFPE);
+  }).detach();
+  ASSERT_EQ(ended.get_future().wait_for(10s), std::future_status::ready);
+  EXPECT_TRUE(registry_.quarantined(file));
+  EXPECT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.draining && beat.credits == 0; }));
+  EXPECT_EQ(code(gateway_.infer("m", 1, {1, 2})), Code::kUnavailable);
+}
+
+// Two that take long must not keep the third waiting for all of their time.
+TEST_F(ServerTest, SlowInspectionsMakeRoomForOthers) {
+  start([](Server::Options& options) { options.inspect.time = std::chrono::seconds(25); });
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  const Signature given{.inputs = {f32("x", {-1, 2})}, .outputs = {}, .classes = {}};
+  for (int i = 0; i < 2; ++i) {
+    const auto slow =
+        read_file(save_module(folder_, "slow.pt",
+                              std::format("def forward(self, x):\n  for i in range(400000000{}):\n    x = x + 1\n"
+                                          "  return x\n",
+                                          i)));
+    gateway_.send(msg::Inspect{.file = registry_.store(slow), .signature = given});
+  }
+  const auto begun = std::chrono::steady_clock::now();
+  const auto good =
+      gateway_.receive(gateway_.send(msg::Inspect{.file = registry_.store(doubler()), .signature = given}));
+  EXPECT_TRUE(std::holds_alternative<msg::Inspected>(good.envelope.body));
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, 24s);
+  server_->stop();
 }
 
 TEST_F(ServerTest, StoppingDoesNotWaitForTheRegistry) {
