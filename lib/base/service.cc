@@ -8,6 +8,8 @@
 #include <fstream>
 
 #include "lib/base/log.h"
+#include "lib/base/machine.h"
+#include "lib/base/readings.h"
 #include "lib/base/release.h"
 
 namespace slipway {
@@ -33,6 +35,12 @@ sigset_t stop_signals() {
   return set;
 }
 }  // namespace
+
+void prepare_process() {
+  block_stop_signals();
+  raise_descriptor_limit();
+  static const Reading limit{"slipway_descriptor_limit", "Descriptors this process may have open.", descriptor_limit};
+}
 
 void block_stop_signals() {
   const sigset_t set = stop_signals();
@@ -65,6 +73,7 @@ Result<void> announce(const std::string& file, const std::map<std::string, int>&
 
 int exit_with(const Error& error) {
   spdlog::error("stopping code={} message={}", code_name(error.code), log_value(error.message));
+  flush_logging();
   return 1;
 }
 

@@ -21,6 +21,9 @@ struct ServiceSettings {
   void add_to(Options& options);
 };
 
+// What every service does first in main: blocks the stop signals and raises the limit of open descriptors.
+void prepare_process();
+
 // Blocks SIGTERM and SIGINT in the calling thread and those it starts later, and ignores SIGPIPE. Call first in main.
 void block_stop_signals();
 
@@ -30,7 +33,7 @@ int wait_for_stop_signal();
 // Writes `ports` as a JSON object to `file`, whole or not at all. Errors: kInternal (cannot write).
 [[nodiscard]] Result<void> announce(const std::string& file, const std::map<std::string, int>& ports);
 
-// Logs the error and returns exit code 1.
+// Logs the error, waits until the log has it, and returns exit code 1.
 int exit_with(const Error& error);
 
 }  // namespace slipway

@@ -34,7 +34,7 @@ bool is_read(const mg_connection* connection) {
 int on_metrics(mg_connection* connection, void*) {
   if (!is_read(connection)) return answer(connection, 405, "text/plain", "wanted GET\n");
   std::ostringstream text;
-  prometheus::TextSerializer().Serialize(text, metrics().Collect());
+  prometheus::TextSerializer().Serialize(text, collect());
   return answer(connection, 200, "text/plain; version=0.0.4; charset=utf-8", text.str());
 }
 
@@ -96,17 +96,11 @@ Result<std::unique_ptr<HealthServer>> HealthServer::start(const std::string& add
   impl->ready = std::move(ready);
   impl->address = address == "0.0.0.0" ? "127.0.0.1" : address;
   const std::string where = std::format("{}:{}", address, port);
-  std::array options{"listening_ports",
-                     where.c_str(),
-                     "num_threads",
-                     "2",
-                     "request_timeout_ms",
-                     "5000",
-                     "enable_keep_alive",
-                     "no",
-                     "enable_directory_listing",
-                     "no",
-                     static_cast<const char*>(nullptr)};
+  std::array options{"listening_ports", where.c_str(),
+                     // Requests that never end hold a thread each until their time is up: even dozens of them keep
+                     // the next one waiting for a second or two, which a liveness probe forgives.
+                     "num_threads", "16", "connection_queue", "256", "request_timeout_ms", "500", "enable_keep_alive",
+                     "no", "enable_directory_listing", "no", static_cast<const char*>(nullptr)};
   const mg_callbacks callbacks{};
   impl->context = mg_start(&callbacks, nullptr, options.data());
   if (impl->context == nullptr) return fail(Code::kUnavailable, std::format("cannot bind the metrics port {}", where));

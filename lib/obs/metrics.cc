@@ -1,10 +1,26 @@
 #include "lib/obs/metrics.h"
 
+#include "lib/base/readings.h"
+
 namespace slipway::obs {
 
 prometheus::Registry& metrics() {
   static prometheus::Registry registry(prometheus::Registry::InsertBehavior::Merge);
   return registry;
+}
+
+std::vector<prometheus::MetricFamily> collect() {
+  std::vector<prometheus::MetricFamily> families = metrics().Collect();
+  for (const Reading::Value& reading : Reading::all()) {
+    const bool counter = reading.name.ends_with("_total");
+    prometheus::ClientMetric metric;
+    metric.counter.value = metric.gauge.value = static_cast<double>(reading.value);
+    families.push_back({.name = reading.name,
+                        .help = reading.help,
+                        .type = counter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge,
+                        .metric = {metric}});
+  }
+  return families;
 }
 
 prometheus::Histogram::BucketBoundaries latency_buckets() {

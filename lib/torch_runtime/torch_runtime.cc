@@ -1,7 +1,6 @@
 #include "lib/torch_runtime/torch_runtime.h"
 
 #include <dlfcn.h>
-#include <sched.h>
 #include <spdlog/spdlog.h>
 
 #include <torch/csrc/jit/passes/tensorexpr_fuser.h>
@@ -9,49 +8,16 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 
 #include "lib/base/log.h"
+#include "lib/base/machine.h"
 
 namespace slipway {
 
 void link_thread_stacks();  // thread_stacks.cc
-
-namespace {
-
-int affinity_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
-
-// Of cgroup v2, else v1; "max" and -1 mean no limit. A container sees its own group at the root of the mount.
-double quota_cores() {
-  constexpr double kNone = std::numeric_limits<double>::infinity();
-  if (std::ifstream file("/sys/fs/cgroup/cpu.max"); file) {
-    double quota = 0;
-    double period = 0;
-    return file >> quota >> period && quota > 0 && period > 0 ? quota / period : kNone;
-  }
-  std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double quota = 0;
-  double period = 0;
-  return quota_file >> quota && period_file >> period && quota > 0 && period > 0 ? quota / period : kNone;
-}
-
-}  // namespace
-
-int usable_cores() {
-  const int affinity = affinity_cores();
-  const double quota = std::floor(quota_cores());
-  return quota < affinity ? std::max(1, static_cast<int>(quota)) : affinity;
-}
 
 void start_torch(int intra_op_threads) {
   link_thread_stacks();

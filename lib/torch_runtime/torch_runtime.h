@@ -9,12 +9,9 @@ struct Device;
 
 namespace slipway {
 
-// Cores this process may use: the smaller of its affinity mask and its cgroup's CPU quota, at least 1. Torch itself
-// sees only the first of the two.
-[[nodiscard]] int usable_cores();
-
 // Settings of the process. Call once, in main, before any module exists and before any other thread uses torch.
-// `intra_op_threads` is the size of the team that one call of an operator may use; 0: usable_cores().
+// `intra_op_threads` is the size of the team that one call of an operator may use; 0: usable_cores(), which
+// sees the cgroup's quota too, as torch does not.
 void start_torch(int intra_op_threads);
 
 // Which BLAS the process really loaded.

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "lib/base/log.h"
+#include "lib/base/machine.h"
 #include "services/gateway/http_connection.h"
 #include "services/gateway/metrics.h"
 
@@ -195,8 +196,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(const std::string& address
     spdlog::warn("connections limited by the descriptors that may be open max_connections={} wanted={}",
                  impl->shared.max_connections, settings.max_connections);
   }
-  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
-  const int threads = settings.http_threads > 0 ? settings.http_threads : static_cast<int>(std::min(cores, 4U));
+  const int threads = settings.http_threads > 0 ? settings.http_threads : std::min(usable_cores(), 4);
   for (int i = 0; i < threads; ++i) impl->lanes.push_back(std::make_unique<Lane>());
 
   error_code ec;

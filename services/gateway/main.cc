@@ -14,7 +14,7 @@
 int main(int argc, char** argv) {
   using namespace slipway;
   using namespace slipway::gateway;
-  block_stop_signals();
+  prepare_process();
   ServiceSettings service;
   Settings settings;
   Options options("Speaks HTTP to clients, hands their work to trainers and inferencers.", "slipway-gateway");

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "lib/base/log.h"
+#include "lib/base/machine.h"
 #include "lib/base/options.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
@@ -29,7 +30,7 @@ int main(int argc, char** argv) {
   using namespace slipway::inferencer;
   if (argc > 1 && std::string_view(argv[1]) == "inspect-file") return inspect_child_main(argc - 2, argv + 2);
 
-  block_stop_signals();
+  prepare_process();
   ServiceSettings settings;
   Server::Options server_options{.gateways = {"127.0.0.1:7070"},
                                  .registry = "127.0.0.1:7071",

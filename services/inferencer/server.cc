@@ -1,7 +1,6 @@
 #include "services/inferencer/server.h"
 
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,6 +14,7 @@
 #include <utility>
 
 #include "lib/base/log.h"
+#include "lib/base/machine.h"
 #include "lib/base/random_id.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/file_cache.h"
@@ -38,11 +38,6 @@ constexpr auto kQuick = std::chrono::seconds(5);
 // that crashed waits for a second.
 constexpr auto kLastWords = std::chrono::milliseconds(600);
 constexpr auto kFlush = std::chrono::milliseconds(150);
-
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
-}
 
 Error lost() {
   return {

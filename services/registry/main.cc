@@ -12,7 +12,7 @@
 
 int main(int argc, char** argv) {
   using namespace slipway;
-  block_stop_signals();
+  prepare_process();
   // Parts and chunks come and go by the megabyte: they are given back to the system at once, so that an upload leaves
   // the idle process as small as it was.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);

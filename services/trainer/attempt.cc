@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "lib/base/log.h"
+#include "lib/base/machine.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/blob_transfer.h"
 #include "services/trainer/memory_need.h"

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "lib/base/log.h"
+#include "lib/base/machine.h"
 #include "lib/base/options.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
@@ -15,7 +16,7 @@
 int main(int argc, char** argv) {
   using namespace slipway;
   using namespace slipway::trainer;
-  block_stop_signals();
+  prepare_process();
   ServiceSettings settings;
   TrainerServer::Options server_options;
   server_options.gateways = {"127.0.0.1:7070"};

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <format>
-#include <fstream>
 #include <string>
 #include <variant>
 
@@ -27,32 +26,6 @@ int slots_of(const keras::Optimizer& optimizer) {
       return 1 + (optimizer.centered ? 1 : 0) + (optimizer.momentum > 0 ? 1 : 0);
   }
   return 0;
-}
-
-std::uint64_t machine_left() {
-  std::ifstream file("/proc/meminfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    if (line.starts_with("MemAvailable:")) return std::stoull(line.substr(13)) * 1024;  // given in KiB
-  }
-  return kMost;
-}
-
-// Page cache counts as used but is given up before anything is refused.
-std::uint64_t cgroup_left(const std::string& limit_file, const std::string& used_file, const std::string& stat_file,
-                          const std::string& cache_key) {
-  std::uint64_t limit = 0;
-  std::uint64_t used = 0;
-  std::ifstream limits(limit_file);
-  std::ifstream uses(used_file);
-  if (!(limits >> limit) || !(uses >> used)) return kMost;  // also "max"
-  std::ifstream stat(stat_file);
-  std::string key;
-  std::uint64_t value = 0;
-  while (stat >> key >> value) {
-    if (key == cache_key) used -= std::min(used, value);
-  }
-  return std::min(kMost, limit - std::min(limit, used));
 }
 
 std::string gib(std::uint64_t bytes) { return std::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
@@ -83,15 +56,6 @@ std::uint64_t memory_need(const keras::JobSpec& spec) {
   }
   const double bytes = kBytes * (3 * kept + trained + row * static_cast<double>(spec.fit.batch_size));
   return bytes < static_cast<double>(kMost) ? static_cast<std::uint64_t>(bytes) : kMost;
-}
-
-std::uint64_t memory_left() {
-  const std::string v2 = "/sys/fs/cgroup/";
-  const std::string v1 = "/sys/fs/cgroup/memory/";
-  return std::min({machine_left(),
-                   cgroup_left(v2 + "memory.max", v2 + "memory.current", v2 + "memory.stat", "inactive_file"),
-                   cgroup_left(v1 + "memory.limit_in_bytes", v1 + "memory.usage_in_bytes", v1 + "memory.stat",
-                               "total_inactive_file")});
 }
 
 Result<void> check_memory(const keras::JobSpec& spec, std::uint64_t data, std::uint64_t bytes_left) {

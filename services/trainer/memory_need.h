@@ -13,10 +13,6 @@ namespace slipway::trainer {
 // as a file), and one batch with its activations. Past 2^62 it is given as 2^62.
 [[nodiscard]] std::uint64_t memory_need(const keras::JobSpec& spec);
 
-// What this process may still take, in bytes: the smaller of the machine's free memory and what its cgroup (v2, else
-// v1) has left. 2^62 when neither can be read.
-[[nodiscard]] std::uint64_t memory_left();
-
 // Holds that and `data` (training_data.h) against what is left. Errors: kTooLarge, with the figures in words.
 [[nodiscard]] Result<void> check_memory(const keras::JobSpec& spec, std::uint64_t data, std::uint64_t bytes_left);
 

@@ -1,7 +1,6 @@
 #include "services/trainer/trainer_server.h"
 
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -12,6 +11,7 @@
 #include <thread>
 
 #include "lib/base/log.h"
+#include "lib/base/machine.h"
 #include "lib/base/random_id.h"
 #include "lib/wire/file_cache.h"
 #include "lib/wire/worker_link.h"
@@ -19,14 +19,7 @@
 #include "services/trainer/metrics.h"
 
 namespace slipway::trainer {
-namespace {
-
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
-}
-
-}  // namespace
+namespace {}  // namespace
 
 struct TrainerServer::State {
   explicit State(Options given) : options(std::move(given)) {}

@@ -1,6 +1,13 @@
 #include "lib/base/log.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "lib/base/readings.h"
 
 namespace slipway {
 namespace {
@@ -12,6 +19,74 @@ TEST(Log, RefusesAFormatOrLevelItDoesNotKnow) {
     EXPECT_EQ(started.error().code, Code::kInvalidArgument);
   }
   EXPECT_TRUE(start_logging("test", "json", "off"));
+}
+
+std::uint64_t lines_dropped() {
+  for (const auto& value : Reading::all()) {
+    if (value.name == "slipway_log_dropped_total") return value.value;
+  }
+  return 0;
+}
+
+// Standard error as a pipe, for as long as it lives.
+class ErrorPipe {
+ public:
+  ErrorPipe() : usual_(::dup(STDERR_FILENO)) {
+    EXPECT_EQ(::pipe2(ends_, O_CLOEXEC), 0);
+    ::dup2(ends_[1], STDERR_FILENO);
+  }
+  ~ErrorPipe() {
+    ::dup2(usual_, STDERR_FILENO);
+    for (const int end : {usual_, ends_[0], ends_[1]}) ::close(end);
+  }
+  // What was written until now.
+  std::string read_all() {
+    ::fcntl(ends_[0], F_SETFL, O_NONBLOCK);
+    std::string text;
+    char buffer[65536];
+    for (ssize_t got = 0; (got = ::read(ends_[0], buffer, sizeof buffer)) > 0;) {
+      text.append(buffer, static_cast<std::size_t>(got));
+    }
+    return text;
+  }
+
+ private:
+  int usual_;
+  int ends_[2] = {-1, -1};
+};
+
+TEST(Log, HasWrittenWhatWasLoggedOnceItIsFlushed) {
+  ErrorPipe pipe;
+  ASSERT_TRUE(start_logging("test", "text", "info"));
+  spdlog::info("the last line number={}", 1);
+  flush_logging();
+  EXPECT_NE(pipe.read_all().find("test the last line number=1\n"), std::string::npos);
+}
+
+// Whoever reads the log may stall; heartbeats and requests must not.
+TEST(Log, HoldsNobodyUpWhenItIsNotRead) {
+  const auto before = lines_dropped();
+  std::string text;
+  {
+    ErrorPipe pipe;
+    ASSERT_TRUE(start_logging("test", "text", "info"));
+    for (std::size_t i = 0; i < 3 * kMaxLogLines; ++i) spdlog::info("line number={} {}", i, std::string(100, 'x'));
+    flush_logging(std::chrono::milliseconds(1));  // does not hold up either
+    EXPECT_GE(lines_dropped() - before, kMaxLogLines);
+    std::atomic<bool> done = false;
+    std::jthread reader([&] {
+      while (!done) text += pipe.read_all();
+    });
+    flush_logging(std::chrono::seconds(20));
+    spdlog::info("the end");
+    flush_logging(std::chrono::seconds(20));
+    done = true;
+    reader.join();
+    text += pipe.read_all();
+  }
+  EXPECT_NE(text.find(std::format("line number={} ", 3 * kMaxLogLines - 1)), std::string::npos)
+      << "the newest are kept";
+  EXPECT_NE(text.find("the end"), std::string::npos);
 }
 
 TEST(Log, QuotesAValueOnlyWhenItMust) {

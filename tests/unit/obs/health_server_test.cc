@@ -2,10 +2,15 @@
 
 #include <curl/curl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <prometheus/counter.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <vector>
 
+#include "lib/base/readings.h"
 #include "lib/obs/metrics.h"
 
 namespace slipway::obs {
@@ -22,6 +27,7 @@ Answer get(int port, const std::string& path, const char* method = "GET") {
   curl_easy_setopt(curl, CURLOPT_URL, std::format("http://127.0.0.1:{}{}", port, path).c_str());
   curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
   curl_easy_setopt(curl, CURLOPT_PROXY, "");
+  curl_easy_setopt(curl, CURLOPT_TIMEOUT, 10L);
   curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer.body);
   curl_easy_setopt(
       curl, CURLOPT_WRITEFUNCTION, +[](char* data, std::size_t, std::size_t size, std::string* body) {
@@ -55,6 +61,34 @@ TEST(HealthServer, ShowsMetricsHealthAndReadiness) {
   EXPECT_EQ(get(port, "/other").status, 404);
   EXPECT_EQ(get(port, "/metricsx").status, 404);
   EXPECT_EQ(get(port, "/healthz", "DELETE").status, 405);
+}
+
+TEST(HealthServer, ShowsTheReadingsOfOtherRooms) {
+  const Reading counter("slipway_test_read_total", "Help.", [] { return 5; });
+  const Reading gauge("slipway_test_level", "Help.", [] { return 6; });
+  const auto server = HealthServer::start("127.0.0.1", 0, [] { return ""; });
+  ASSERT_TRUE(server);
+  const auto text = get((*server)->port(), "/metrics").body;
+  EXPECT_NE(text.find("# TYPE slipway_test_read_total counter\nslipway_test_read_total 5"), std::string::npos) << text;
+  EXPECT_NE(text.find("# TYPE slipway_test_level gauge\nslipway_test_level 6"), std::string::npos) << text;
+}
+
+// A probe that gets no answer has a healthy process killed.
+TEST(HealthServer, AnswersWhileManyRequestsAreUnfinished) {
+  const auto server = HealthServer::start("127.0.0.1", 0, [] { return ""; });
+  ASSERT_TRUE(server);
+  std::vector<int> sockets;
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<std::uint16_t>((*server)->port()));
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  for (int i = 0; i < 40; ++i) {
+    sockets.push_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::connect(sockets.back(), reinterpret_cast<const sockaddr*>(&to), sizeof to), 0);
+    ASSERT_GT(::send(sockets.back(), "GET /healthz HTTP/1.1\r\n", 23, 0), 0);
+  }
+  EXPECT_EQ(get((*server)->port(), "/healthz").status, 200);
+  for (const int socket : sockets) ::close(socket);
 }
 
 TEST(HealthServer, SaysWhenThePortIsTaken) {

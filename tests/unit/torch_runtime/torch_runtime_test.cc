@@ -82,23 +82,6 @@ TEST_F(TorchRuntime, StartingTwiceIsHarmless) {
   EXPECT_EQ(at::get_num_threads(), 1);
 }
 
-TEST_F(TorchRuntime, UsableCoresNeverExceedTheAffinityMask) {
-  int cores = 0;
-  std::thread([&] {
-    cpu_set_t all;
-    CPU_ZERO(&all);
-    ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
-    int first = 0;
-    while (!CPU_ISSET(first, &all)) ++first;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(first, &one);
-    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
-    cores = usable_cores();
-  }).join();
-  EXPECT_EQ(cores, 1);
-}
-
 TEST_F(TorchRuntime, TheBuildHasTheFastBlas) {
   const BlasReport report = check_blas();
   EXPECT_EQ(report.warning, "") << report.library;

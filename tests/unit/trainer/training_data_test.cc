@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "lib/base/machine.h"
 #include "lib/base/random_id.h"
 #include "lib/dataset/inspect.h"
 #include "services/trainer/memory_need.h"
