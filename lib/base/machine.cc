@@ -86,7 +86,7 @@ std::uint64_t memory_left() {
 
 std::uint64_t descriptor_limit() {
   rlimit limit{};
-  return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : 0;
+  return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : std::numeric_limits<std::uint64_t>::max();
 }
 
 std::uint64_t raise_descriptor_limit() {

@@ -16,7 +16,7 @@ namespace slipway {
 // v1) has left. 2^62 when neither can be read.
 [[nodiscard]] std::uint64_t memory_left();
 
-// Descriptors this process may have open.
+// Descriptors this process may have open; 2^64 - 1 when there is no limit or it cannot be told.
 [[nodiscard]] std::uint64_t descriptor_limit();
 
 // Raises that from the soft limit to the hard one; returns what it is now. For the start of main.

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,11 +34,6 @@ struct Lane {
 };
 
 constexpr int kMostRefusals = 64;  // connections that are being refused in full, at once
-
-std::uint64_t open_limit() {
-  rlimit limit{};
-  return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
-}
 
 // A descriptor that is given up to take in, and refuse, a connection when there is no other.
 int open_spare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
@@ -83,7 +77,7 @@ struct HttpServer::Impl {
       : shared{.settings = limits,
                .routes = table,
                .origins = OriginGate(address, limits.allowed_hosts, limits.allowed_origins),
-               .max_connections = connection_limit(limits.max_connections, open_limit())},
+               .max_connections = connection_limit(limits.max_connections, descriptor_limit())},
         spare(open_spare()) {}
   ~Impl() {
     if (spare >= 0) close(spare);
