@@ -116,6 +116,7 @@ int main(int argc, char** argv) {
     wake.wait_for(lock, stopped, kStopLimit, [] { return false; });
     if (stopped.stop_requested()) return;
     spdlog::error("stopped with work running stop_limit_s={}", kStopLimit.count());
+    flush_logging();
     std::_Exit(1);
   });
   health->reset();

@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
   if (!drained) {
     // The attempt's lease runs out by itself and another trainer goes on from its last checkpoint.
     spdlog::error("stopped with a job running drain_seconds={}", drain_seconds);
+    flush_logging();
     std::_Exit(1);
   }
   health->reset();
