@@ -3,6 +3,7 @@
 
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
+#include "schema/limits.h"
 #include "services/gateway/byte_range.h"
 #include "services/gateway/own_api.h"
 #include "services/gateway/predictor.h"
@@ -10,8 +11,6 @@
 
 namespace slipway::gateway {
 namespace {
-
-constexpr std::uint64_t kChunkBytes = 4 << 20;  // of every stored file, but for its last chunk
 
 // A chunk at a time, so that memory does not grow with the file. A failure in the middle cuts the connection: the
 // length was promised.

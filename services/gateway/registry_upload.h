@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "schema/limits.h"
 #include "services/gateway/registry_client.h"
 
 namespace slipway::gateway {
@@ -24,7 +25,7 @@ struct UploadPatience {
 // Threads: the coroutine's.
 class RegistryUpload {
  public:
-  static constexpr std::size_t kPartBytes = 1 << 20;
+  static constexpr std::size_t kPartBytes = kUploadPartBytes;
   static constexpr std::size_t kWindow = 8;     // parts held until the registry has taken them
   static constexpr std::size_t kUnopened = 64;  // parts, of kPartBytes in all, held before it is opened
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lib/base/error.h"
+#include "lib/base/log.h"
 #include "services/inferencer/engine.h"
 #include "services/inferencer/inspect_child.h"
 #include "services/inferencer/version_store.h"
@@ -34,7 +35,10 @@ class Server {
     // Called on the bus thread, once, when a model has crashed, or runs that should long have ended, and all that can
     // be said has been said: README.md, "When a model crashes". Nothing else than the end of the process gets the
     // thread back.
-    std::function<void()> end_process = [] { std::_Exit(1); };
+    std::function<void()> end_process = [] {
+      flush_logging();
+      std::_Exit(1);
+    };
   };
 
   // Errors: kInvalidArgument (an address).

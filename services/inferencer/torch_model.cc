@@ -16,6 +16,7 @@
 
 #include "lib/tensor/torch_tensor.h"
 #include "lib/torch_runtime/torch_runtime.h"
+#include "schema/limits.h"
 #include "services/inferencer/mapped_file.h"
 #include "services/inferencer/module_check.h"
 #include "services/inferencer/operator_guards.h"
@@ -25,7 +26,7 @@
 namespace slipway::inferencer {
 namespace {
 
-constexpr std::size_t kMaxOutputs = 256;
+constexpr std::size_t kMaxOutputs = kMaxTensors;
 constexpr int kMaxNesting = 8;
 
 // What torch says, without its stack of C++ frames and its copy of the model's source.
