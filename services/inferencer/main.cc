@@ -85,6 +85,7 @@ int main(int argc, char** argv) {
   engine.limits.max_wait = std::chrono::microseconds(max_wait_us);
   engine.stuck_after = std::chrono::seconds(stuck_seconds);
   server_options.release = settings.release_id;
+  server_options.cluster_secret = settings.cluster_secret;
   server_options.store.cache_dir = std::filesystem::absolute(cache_dir);
   server_options.store.max_batch_rows = engine.limits.max_rows;
   server_options.inspect.time = std::chrono::seconds(inspect_seconds);

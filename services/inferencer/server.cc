@@ -160,7 +160,7 @@ Result<std::unique_ptr<Server>> Server::start(Options options) {
   auto guard = CrashGuard::start({.folder = folder, .wait = self.options.crash_wait});
   if (!guard) return std::unexpected(std::move(guard).error());
   self.crash_guard = std::move(*guard);
-  self.registry = std::make_unique<Caller>(self.bus, self.options.registry);
+  self.registry = std::make_unique<Caller>(self.bus, self.options.registry, self.options.cluster_secret);
   self.quarantines = std::make_unique<QuarantineList>(*self.registry, folder);
   self.store = std::make_unique<VersionStore>(
       *self.registry, self.engine, *self.quarantines, self.options.store,
@@ -185,7 +185,7 @@ Result<std::unique_ptr<Server>> Server::start(Options options) {
                  .worker_id = WorkerId(random_hex(128)),
                  .host = host_name()},
       self.options.gateways, [&self] { return self.heartbeat(); },
-      [&self](Incoming incoming) { self.on_request(std::move(incoming)); });
+      [&self](Incoming incoming) { self.on_request(std::move(incoming)); }, self.options.cluster_secret);
   self.linked = true;
   return server;
 }

@@ -26,6 +26,7 @@ class Server {
     std::string registry;               // host:port of its calls
     std::string registry_events;        // and of its events
     std::string release;
+    std::string cluster_secret{};       // shown to gateways and registry; empty: none
     std::filesystem::path program;      // this binary, for inspections
     std::uint32_t max_requests = 1024;  // outstanding here, granted to the gateways as credits
     Engine::Options engine;
