@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,8 @@
 #include <cstring>
 #include <format>
 #include <fstream>
+
+#include "lib/base/random_id.h"
 
 namespace slipway::cli {
 
@@ -79,6 +82,31 @@ Result<void> StateDir::write(const std::string& name, const std::string& text) c
 void StateDir::remove(const std::string& name) const {
   std::error_code ignored;  // it may not be there
   std::filesystem::remove(path_ / name, ignored);
+}
+
+Result<std::string> StateDir::secret() const {
+  const auto file = path_ / "secret", part = path_ / "secret.part";
+  std::string secret;
+  if (std::ifstream in(file); std::getline(in, secret) && !secret.empty()) {
+    // A copy of the folder may have lost it.
+    if (chmod(file.c_str(), 0600) == 0) return secret;
+    return fail(Code::kUnavailable,
+                std::format("cannot keep {} to its owner: {}", file.string(), std::strerror(errno)));
+  }
+  secret = random_hex(256);
+  std::error_code none;
+  std::filesystem::remove(part, none);
+  const std::string line = secret + "\n";
+  const int out = ::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  const bool written = out >= 0 && ::write(out, line.data(), line.size()) == static_cast<ssize_t>(line.size());
+  const int error = errno;
+  if (out >= 0) close(out);
+  if (!written)
+    return fail(Code::kUnavailable, std::format("cannot write {}: {}", part.string(), std::strerror(error)));
+  std::error_code failed;
+  std::filesystem::rename(part, file, failed);
+  if (failed) return fail(Code::kUnavailable, std::format("cannot write {}: {}", file.string(), failed.message()));
+  return secret;
 }
 
 }  // namespace slipway::cli

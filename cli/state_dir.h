@@ -27,6 +27,9 @@ class StateDir {
   // Replaces the file `name`: a reader sees the old text or the new, whole. Errors: kUnavailable.
   [[nodiscard]] Result<void> write(const std::string& name, const std::string& text) const;
   void remove(const std::string& name) const;
+  // What the services of this installation know each other by: in the file `secret`, which only its owner may read;
+  // made when it is missing. Errors: kUnavailable.
+  [[nodiscard]] Result<std::string> secret() const;
 
  private:
   StateDir(std::filesystem::path path, int lock) : path_(std::move(path)), lock_(lock) {}

@@ -1,5 +1,6 @@
 #include <signal.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <format>
 
@@ -10,6 +11,8 @@
 
 namespace slipway::cli {
 namespace {
+
+constexpr const char* kSecretVariable = "SLIPWAY_CLUSTER_SECRET";
 
 Outcome<Exit> up(UpSettings settings) {
   block_stop_signals();
@@ -28,6 +31,12 @@ Outcome<Exit> up(UpSettings settings) {
   }
   auto state = StateDir::open(settings.state_dir);
   if (!state) return give_up(Exit::kRefused, state.error().message);
+  // By the environment, which other users cannot read; command lines they can.
+  if (std::getenv(kSecretVariable) == nullptr) {
+    const auto secret = state->secret();
+    if (!secret) return give_up(Exit::kRefused, secret.error().message);
+    setenv(kSecretVariable, secret->c_str(), 1);
+  }
   return Supervisor(std::move(settings), std::move(*state)).run();
 }
 

@@ -49,6 +49,25 @@ TEST_F(StateDirTest, ReplacesAFileWhole) {
   EXPECT_FALSE(std::filesystem::exists(path_ / "up.json"));
 }
 
+TEST_F(StateDirTest, KeepsOneSecretThatOnlyItsOwnerMayRead) {
+  std::string secret;
+  {
+    const auto state = StateDir::open(path_);
+    ASSERT_TRUE(state);
+    secret = state->secret().value();
+    EXPECT_EQ(secret.size(), 64U);
+    EXPECT_EQ(state->secret().value(), secret);
+    using std::filesystem::perms;
+    EXPECT_EQ(std::filesystem::status(path_ / "secret").permissions(), perms::owner_read | perms::owner_write);
+    std::filesystem::permissions(path_ / "secret", perms::all);
+  }
+  const auto again = StateDir::open(path_);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->secret().value(), secret);
+  using std::filesystem::perms;
+  EXPECT_EQ(std::filesystem::status(path_ / "secret").permissions(), perms::owner_read | perms::owner_write);
+}
+
 TEST(StateDir, IsWhereSlipwayHomeSays) {
   setenv("SLIPWAY_HOME", "/some/place", 1);
   EXPECT_EQ(default_state_dir(), "/some/place");
