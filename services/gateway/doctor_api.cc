@@ -40,8 +40,15 @@ Task<Response> get_doctor(Services& services, Call& call) {
   const auto find = [&](std::string_view code, std::string message) {
     findings.push_back({{"code", code}, {"message", std::move(message)}});
   };
+  const int inferencers = services.workers.inferencers();
+  const int trainers = services.workers.trainers();
   const std::string not_ready = services.not_ready ? services.not_ready() : std::string();
-  if (!not_ready.empty()) find("gateway_not_ready", std::format("the gateway is not ready: {}", not_ready));
+  if (inferencers == 0) {
+    find("no_inferencer", "no inferencer is connected to this gateway: nothing can be predicted");
+  } else if (!not_ready.empty()) {
+    find("gateway_not_ready", std::format("the gateway is not ready: {}", not_ready));
+  }
+  if (trainers == 0) find("no_trainer", "no trainer is connected to this gateway: jobs wait");
 
   auto unreadable = co_await ask<msg::Unreadable>(services, call, msg::ListUnreadable{.limit = kPage});
   auto quarantined = unreadable ? co_await all_quarantines(services, call) : std::unexpected(unreadable.error());
@@ -62,11 +69,6 @@ Task<Response> get_doctor(Services& services, Call& call) {
            std::format("version {} of model '{}' is not loaded: {}", file.version, file.model, file.reason));
     }
   }
-  const int inferencers = services.workers.inferencers();
-  const int trainers = services.workers.trainers();
-  if (inferencers == 0) find("no_inferencer", "no inferencer is connected to this gateway: nothing can be predicted");
-  if (trainers == 0) find("no_trainer", "no trainer is connected to this gateway: jobs wait");
-
   json::value records = nullptr;
   if (unreadable) {
     json::array items;
