@@ -139,6 +139,38 @@ def test_an_unknown_query_parameter_is_a_400_that_names_it(stripes, path):
     assert f"'{path.partition('?')[2].partition('=')[0]}'" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("method, path", [("PUT", "/api/v1/datasets/a%20b?file=t.csv"),
+                                          ("POST", "/api/v1/models/..%2fx/versions")])
+def test_a_bad_name_is_refused_before_the_body_is_taken(stripes, method, path):
+    head = (f"{method} {path} HTTP/1.1\r\nHost: {urlsplit(stripes.url).netloc}\r\nContent-Length: 5000000\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n\r\n")
+    answer = raw(stripes, head.encode(), close=False)  # not one byte of it
+    assert answer.startswith(b"HTTP/1.1 400") and b"wanted 1 to 128 letters" in answer, answer
+
+
+def test_a_key_that_comes_twice_is_a_400_that_names_it(stripes):
+    answer = stripes.request("PUT", "/api/v1/models/stripes/aliases/twice", data='{"version": 1, "version": 1}')
+    assert answer.status_code == 400 and answer.json()["path"] == "$.version", answer.text
+    assert "twice" in answer.json()["detail"]
+
+
+def test_too_short_a_pause_between_checkpoints_is_refused(stripes):
+    answer = stripes.post("/api/v1/jobs", json=small_job(checkpoint_seconds=1e-9))
+    assert answer.status_code == 400 and answer.json()["path"] == "$.checkpoint_seconds", answer.text
+
+
+def test_an_idempotency_key_is_for_one_document(stripes):
+    headers = {"Idempotency-Key": "k" * 255}
+    first = stripes.post("/api/v1/jobs", json=small_job(model="keyed"), headers=headers)
+    assert first.status_code == 202, first.text
+    other = stripes.post("/api/v1/jobs", json=small_job(model="keyed", epochs=3), headers=headers)
+    assert other.status_code == 409, other.text
+    again = stripes.post("/api/v1/jobs", json=small_job(model="keyed"), headers=headers)
+    assert again.status_code == 202 and again.json()["id"] == first.json()["id"]
+    assert stripes.post("/api/v1/jobs", json=small_job(), headers={"Idempotency-Key": "k" * 256}).status_code == 400
+    stripes.wait_job(first.json()["id"])
+
+
 def test_a_number_is_no_alias(stripes):
     answer = stripes.request("PUT", "/api/v1/models/stripes/aliases/7", json={"version": 1})
     assert answer.status_code == 400 and "alias '7'" in answer.json()["detail"]

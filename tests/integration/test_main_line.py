@@ -155,6 +155,29 @@ def test_an_alias_moves_only_from_where_it_is_expected(stripes):
     assert stripes.post("/v1/models/stripes/labels/prod:predict", json={"instances": [IMAGE]}).status_code == 404
 
 
+def test_the_history_of_an_alias_comes_in_pages_the_newest_move_first(stripes):
+    path = "/api/v1/models/stripes/aliases/paged"
+    for _ in range(2):
+        assert stripes.request("PUT", path, json={"version": 1}, headers={"X-Slipway-Actor": "ann"}).status_code == 200
+        assert stripes.request("DELETE", path).status_code == 200
+    first = stripes.get(path + "/history?limit=3").json()
+    assert [(m["number"], m["from"], m["to"], m["actor"]) for m in first["items"]] == [
+        (4, 1, None, "anonymous"), (3, None, 1, "ann"), (2, 1, None, "anonymous")]
+    rest = stripes.get(f"{path}/history?limit=3&before={first['next']}").json()
+    assert [m["number"] for m in rest["items"]] == [1] and rest["next"] is None
+    never = stripes.get("/api/v1/models/stripes/aliases/never/history")
+    assert never.status_code == 404 and "never had an alias" in never.json()["detail"]
+
+
+def test_who_asked_is_recorded(stripes):
+    ann = {"X-Slipway-Actor": "ann"}
+    put = stripes.request("PUT", "/api/v1/datasets/anns?file=t.csv", data=b"a,b\n1,2\n", headers=ann)
+    assert put.json()["actor"] == "ann" and stripes.get("/api/v1/datasets/anns").json()["actor"] == "ann"
+    job = stripes.post("/api/v1/jobs", json=small_job(model="anns"), headers=ann).json()
+    assert job["actor"] == "ann"
+    assert stripes.wait_job(job["id"])["actor"] == "ann"
+
+
 def test_a_queued_job_can_be_cancelled_and_a_running_one_too(stripes):
     endless = small_job(model="endless", epochs=100_000)
     running = stripes.submit(endless)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import signal
 import subprocess
 import time
@@ -206,6 +207,32 @@ def test_the_command_line_does_the_main_job(start, tmp_path):
                        "--labels", str(tmp_path / "t10k-labels-idx1-ubyte.gz"))
     accuracy = float(measured.stdout.strip().splitlines()[-1].removeprefix("test accuracy "))
     assert accuracy > 0.9, measured.stdout
+
+
+def test_the_doctor_finds_nothing_and_then_what_is_wrong(start):
+    cluster = start()
+    well = slipway(cluster, "doctor")
+    assert "Nothing is wrong." in well.stdout and "inferencers: 1, trainers: 1" in well.stdout, well.stdout
+    document = cluster.get("/api/v1/doctor").json()
+    assert document["findings"] == [] and document["unreadable"] == {"total": 0, "items": []}
+    assert document["registry"] == {"reachable": True, "error": None} and document["quarantined"] == []
+    registry = cluster.kill("registry", signal.SIGSTOP)
+    try:
+        ill = slipway(cluster, "doctor", check=False)
+        assert ill.returncode == 1 and "does not answer" in ill.stdout, ill.stdout
+        found = json.loads(slipway(cluster, "--json", "doctor", check=False).stdout)
+        assert "registry_unreachable" in [f["code"] for f in found["findings"]] and found["quarantined"] is None
+    finally:
+        os.kill(registry, signal.SIGCONT)
+
+
+def test_the_services_share_a_secret_that_only_their_owner_may_read(start):
+    cluster = start()
+    secret = cluster.state / "secret"
+    assert secret.stat().st_mode & 0o777 == 0o600 and len(secret.read_text().strip()) == 64
+    for service in cluster.services():
+        command = open(f"/proc/{service['pid']}/cmdline").read()
+        assert secret.read_text().strip() not in command, service["name"]
 
 
 def test_the_command_line_says_what_is_wrong(start, tmp_path):

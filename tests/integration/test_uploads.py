@@ -1,11 +1,16 @@
-"""Uploads: bounded memory, clear refusals, and a disk that is full for a while."""
+"""Uploads: bounded memory, clear refusals, room for everybody, and a disk that is full for a while."""
 
+import concurrent.futures
+import contextlib
 import gzip
 import pathlib
+import socket
 import struct
 import time
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from cluster import measures_memory, wait_for
 from idx import four_files, idx, small_job
@@ -114,14 +119,70 @@ def test_an_unknown_target_is_refused_at_submission(cluster):
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(cluster):
-    import socket
-    from urllib.parse import urlsplit
     url = urlsplit(cluster.url)
     with socket.create_connection((url.hostname, url.port)) as connection:
         connection.sendall(b"PUT /api/v1/datasets/broken?file=t.csv HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n"
                            + b"a,b\n" + b"1,2\n" * 100_000)
     assert cluster.get("/api/v1/datasets/broken").status_code == 404
     assert cluster.get("/api/v1/datasets").status_code == 200
+
+
+def test_a_file_that_comes_twice_in_a_form_is_refused(cluster):
+    parts = [("files", ("t.csv", data)) for data in (b"a,b\n1,2\n3,4\n", b"a,b\n")]
+    answer = cluster.request("PUT", "/api/v1/datasets/twice", files=parts)
+    assert answer.status_code == 400 and "'t.csv' comes twice" in answer.json()["detail"], answer.text
+
+
+def table(number, rows=400_000):
+    """About 2.3 MiB, another one for each number: three parts of an upload."""
+    return b"a,b\n%d,0\n" % number + b"1,2\n3.5,4\n" * (rows // 2)
+
+
+def put_tables(cluster, names, **kwargs):
+    """All at once, each on a connection of its own; returns the statuses."""
+    def put(name):
+        return requests.put(f"{cluster.url}/api/v1/datasets/{name}?file=t.csv", data=table(hash(name) % 2**31, **kwargs),
+                            timeout=120).status_code
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        return list(pool.map(put, names))
+
+
+def test_sixty_uploads_at_once_all_succeed(cluster):
+    assert put_tables(cluster, [f"many-{i}" for i in range(60)]) == [201] * 60
+
+
+@contextlib.contextmanager
+def unfinished_uploads(cluster, count, size):
+    """Clients that have sent `size` bytes of a large body and then nothing more."""
+    url = urlsplit(cluster.url)
+    with contextlib.ExitStack() as open_ones:
+        for i in range(count):
+            connection = open_ones.enter_context(socket.create_connection((url.hostname, url.port)))
+            connection.sendall(b"PUT /api/v1/datasets/slow-%d?file=t.csv HTTP/1.1\r\nHost: %s\r\n"
+                               b"Content-Length: 50000000\r\n\r\n" % (i, url.netloc.encode()) + b"a" * size)
+        yield
+
+
+def test_clients_that_send_one_byte_keep_nobody_out(cluster):
+    before = cluster.metrics("gateway")["slipway_gateway_uploads"]
+    with unfinished_uploads(cluster, 140, 1):
+        wait_for(lambda: cluster.metrics("gateway")["slipway_gateway_uploads"] >= before + 140, 30, "140 begun uploads")
+        begin = time.monotonic()
+        assert put_tables(cluster, ["among-them"]) == [201]
+        assert time.monotonic() - begin < 10
+
+
+def test_a_killed_gateway_gives_its_places_back(start):
+    cluster = start()
+    opened = 'slipway_registry_requests_total{code="ok",kind="openUpload"}'
+    with unfinished_uploads(cluster, 128, (1 << 20) + 1):
+        # All places that a gateway may have are taken.
+        wait_for(lambda: cluster.metrics("registry").get(opened, 0) >= 128, 30, "128 open uploads")
+        cluster.wait_restarted("gateway", cluster.kill("gateway"))
+        cluster.wait_ready()
+        begin = time.monotonic()
+        assert put_tables(cluster, [f"after-{i}" for i in range(10)]) == [201] * 10
+        assert time.monotonic() - begin < 15
 
 
 class Gigabyte:
