@@ -9,6 +9,7 @@
 
 #include "lib/base/log.h"
 #include "lib/base/random_id.h"
+#include "lib/base/secret.h"
 #include "services/gateway/job_dispatcher.h"
 #include "services/gateway/metrics.h"
 
@@ -23,14 +24,6 @@ constexpr auto kKnockEvery = std::chrono::milliseconds(250);
 // Longer than the dispatcher waits: a job that comes later is leased all the same, and must be given back.
 constexpr auto kClaimHeard = std::chrono::seconds(30);
 static_assert(kClaimHeard > JobDispatcher::kClaimWithin);
-
-// In a time that does not tell how much of it was right.
-bool same_secret(std::string_view shown, std::string_view wanted) {
-  unsigned different = shown.size() == wanted.size() ? 0 : 1;
-  for (std::size_t i = 0; i < shown.size(); ++i)
-    different |= static_cast<unsigned char>(shown[i]) ^ static_cast<unsigned char>(i < wanted.size() ? wanted[i] : 0);
-  return different == 0;
-}
 
 // One handler that throws must not take the bus thread, and the process, with it.
 template <class Work>

@@ -342,8 +342,8 @@ Result<Model> Catalog::move_alias(const msg::MoveAlias& question, std::int64_t n
     alias->version = question.to;
   } else {
     if (owner->aliases.size() >= kMaxAliases) {
-      return fail(Code::kTooLarge, std::format("model '{}' has {} aliases, which is the limit: delete one first",
-                                               question.model, owner->aliases.size()));
+      return fail(Code::kTooLarge, std::format("model '{}' has {} aliases, at most {} are kept: delete one first",
+                                               question.model, owner->aliases.size(), kMaxAliases));
     }
     owner->aliases.push_back({.name = question.alias, .version = question.to});
     std::ranges::sort(owner->aliases, {}, &Alias::name);

@@ -7,11 +7,11 @@
 #include <span>
 
 #include "lib/base/random_id.h"
+#include "lib/base/secret.h"
 #include "lib/base/sha256.h"
 #include "lib/wire/page.h"
 #include "services/registry/checkpoint_interval.h"
 #include "services/registry/names.h"
-#include "services/registry/secret.h"
 
 namespace slipway::registry {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <format>
 
-#include "services/registry/secret.h"
+#include "lib/base/secret.h"
 
 namespace slipway::registry {
 

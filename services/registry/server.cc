@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "lib/base/log.h"
+#include "lib/base/secret.h"
 #include "lib/base/sha256.h"
 #include "schema/limits.h"
 #include "services/registry/answer_budget.h"
@@ -22,7 +23,6 @@
 #include "services/registry/part_gate.h"
 #include "services/registry/quarantine_book.h"
 #include "services/registry/registry_metrics.h"
-#include "services/registry/secret.h"
 #include "services/registry/strand_pool.h"
 
 namespace slipway::registry {
