@@ -32,7 +32,7 @@ Outcome<Exit> up(UpSettings settings) {
   auto state = StateDir::open(settings.state_dir);
   if (!state) return give_up(Exit::kRefused, state.error().message);
   // By the environment, which other users cannot read; command lines they can.
-  if (std::getenv(kSecretVariable) == nullptr) {
+  if (const char* given = std::getenv(kSecretVariable); given == nullptr || *given == '\0') {
     const auto secret = state->secret();
     if (!secret) return give_up(Exit::kRefused, secret.error().message);
     setenv(kSecretVariable, secret->c_str(), 1);

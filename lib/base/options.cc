@@ -24,7 +24,8 @@ std::optional<int> Options::parse(int argc, char** argv) {
     const bool given = std::any_of(argv + 1, argv + argc, [&](const char* argument) {
       return argument == flag || std::string_view(argument).starts_with(flag + "=");
     });
-    if (const char* value = std::getenv(variable.c_str()); value != nullptr && !given) {
+    // CLI11 would take the next flag for the value of one that is empty.
+    if (const char* value = std::getenv(variable.c_str()); value != nullptr && *value != '\0' && !given) {
       arguments.push_back(flag + "=" + value);
     }
   }

@@ -11,8 +11,8 @@ class Options {
  public:
   Options(const std::string& description, const std::string& program);
 
-  // Adds `--name`, also read from SLIPWAY_NAME (upper case, "_" for "-") and from `name` in the file. The variable's
-  // value is the default.
+  // Adds `--name`, also read from SLIPWAY_NAME (upper case, "_" for "-"; empty is not set) and from `name` in the file.
+  // The variable's value is the default.
   template <class T>
   CLI::Option* add(const std::string& name, T& variable, const std::string& description) {
     names_.push_back(name);

@@ -57,6 +57,15 @@ TEST_F(OptionsTest, TakeTheEnvironmentOverTheFile) {
   EXPECT_THAT(gateways_, testing::ElementsAre("e:1", "e:2", "e:3"));
 }
 
+TEST_F(OptionsTest, TakeAnEmptyVariableForNone) {
+  setenv("SLIPWAY_BUS_PORT", "", 1);
+  setenv("SLIPWAY_GATEWAYS", "", 1);
+  EXPECT_EQ(parse({"--lease-seconds", "2"}), std::nullopt);
+  EXPECT_EQ(port_, 4);
+  EXPECT_THAT(gateways_, testing::IsEmpty());
+  EXPECT_EQ(seconds_, 2);
+}
+
 TEST_F(OptionsTest, TakeTheFlagOverAllElse) {
   setenv("SLIPWAY_BUS_PORT", "2", 1);
   setenv("SLIPWAY_GATEWAYS", "e:1", 1);
