@@ -1,16 +1,18 @@
 """What strangers, broken clients and broken peers send: a clear error, and everything goes on."""
 
 import json
+import os
 import random
 import socket
 import struct
+import subprocess
 import time
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
-from cluster import wait_for
+from cluster import BIN, wait_for
 from idx import small_job
 from zmtp import connect, frame
 
@@ -434,29 +436,28 @@ def test_a_frame_that_claims_to_be_huge_is_not_believed(stripes):
         assert stripes.rss_mib(role) - before < 32
 
 
-def test_a_worker_of_another_release_is_refused(start):
-    cluster = start("--trainers", "1")
-    before = cluster.metrics("gateway")
-    import os
-    import subprocess
-    gateway = cluster.service("gateway")["ports"]["bus"]
-    registry = cluster.service("registry")["ports"]
+@pytest.mark.parametrize("arguments, knows_secret, word", [(["--release-id", "foreign"], True, "foreign"),
+                                                           ([], False, "cluster secret")])
+def test_a_worker_of_another_release_or_without_the_secret_is_refused(stripes, tmp_path, arguments, knows_secret, word):
+    before = stripes.metrics("gateway")
+    gateway = stripes.service("gateway")["ports"]["bus"]
+    registry = stripes.service("registry")["ports"]
+    secret = (stripes.state / "secret").read_text().strip() if knows_secret else ""
     foreign = subprocess.Popen(
-        [os.environ["SLIPWAY_BIN"] + "/slipway-inferencer", "--release-id", "foreign", "--gateways", f"127.0.0.1:{gateway}",
-         "--registry", f"127.0.0.1:{registry['bus']}", "--registry-events", f"127.0.0.1:{registry['events']}",
-         "--metrics-port", "0", "--cache-dir", str(cluster.state / "foreign")],
-        stderr=subprocess.PIPE, text=True)
+        [BIN / "slipway-inferencer", "--gateways", f"127.0.0.1:{gateway}", "--registry", f"127.0.0.1:{registry['bus']}",
+         "--registry-events", f"127.0.0.1:{registry['events']}", "--metrics-port", "0", "--cache-dir", tmp_path, *arguments],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "SLIPWAY_CLUSTER_SECRET": secret})
     try:
         line = ""
-        while "refused" not in line:
+        while "gateway refused us" not in line:
             line = foreign.stderr.readline()
             assert line, "it ended without a word"
-        assert "foreign" in line, line
+        assert word in line, line
     finally:
         foreign.kill()
         foreign.wait()
         foreign.stderr.close()
-    after = cluster.metrics("gateway")
+    after = stripes.metrics("gateway")
     workers = [k for k in after if k.startswith("slipway_gateway_workers")]
     assert workers and all(after[k] == before[k] for k in workers)
 
