@@ -185,6 +185,27 @@ def test_a_killed_gateway_gives_its_places_back(start):
         assert time.monotonic() - begin < 15
 
 
+def test_an_upload_that_the_registry_has_forgotten_is_to_be_sent_again(cluster):
+    opened = 'slipway_registry_requests_total{code="ok",kind="openUpload"}'
+    before = cluster.metrics("registry").get(opened, 0)
+    url = urlsplit(cluster.url)
+    form = (b'--x\r\nContent-Disposition: form-data; name="signature"\r\n\r\n'
+            b'{"inputs": [{"name": "x", "dtype": "f32", "shape": [-1, 4]}]}\r\n'
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="m.pt"\r\n\r\n', b"a" * (3 << 20), b"\r\n--x--\r\n")
+    with socket.create_connection((url.hostname, url.port), timeout=60) as connection:
+        connection.sendall(b"POST /api/v1/models/forgotten/versions HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n"
+                           b"Content-Type: multipart/form-data; boundary=x\r\nConnection: close\r\n\r\n"
+                           % (url.netloc.encode(), sum(map(len, form))) + form[0] + form[1][:2 << 20])
+        wait_for(lambda: cluster.metrics("registry").get(opened, 0) > before, 30, "the upload's place")
+        cluster.wait_restarted("registry", cluster.kill("registry"))
+        cluster.wait_ready()
+        connection.sendall(form[1][2 << 20:] + form[2])
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 503") and b"Retry-After" in answer, answer
+
+
 class Gigabyte:
     """A body of 1 GiB that is never in memory: a CSV of one row again and again."""
 
