@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <format>
+#include <initializer_list>
 #include <limits>
 #include <optional>
 #include <string>
@@ -83,6 +84,68 @@ void check_bounds(std::int64_t number, std::int64_t least, std::int64_t most) {
   require(number >= least && number <= most, "an argument of {}, wanted {} to {}", number, least, most);
 }
 
+// Recurrent layers: with oneDNN torch believes that all sizes fit.
+struct Layers {
+  std::int64_t gates;  // 4: long short-term memory, whose `state` is the output's and the cell's
+  bool biased;
+  std::int64_t count;
+  bool both_ways;
+  bool batch_first;
+};
+void check_layers(const at::Tensor& input, at::ArrayRef<at::Tensor> state, at::ArrayRef<at::Tensor> weights,
+                  const Layers& layers) {
+  constexpr std::int64_t kMost = 1024;
+  const std::size_t states = layers.gates == 4 ? 2 : 1;
+  require(layers.count > 0 && layers.count <= kMost, "a recurrent layer with {} layers", layers.count);
+  require(input.dim() == 3 && state.size() == states, "the input of a recurrent layer has {} dimensions, {} states",
+          input.dim(), state.size());
+  const std::int64_t ways = layers.both_ways ? 2 : 1;
+  const std::int64_t rows = input.size(layers.batch_first ? 0 : 1);
+  for (const at::Tensor& part : state) {
+    require(part.defined() && part.dim() == 3 && part.size(0) == layers.count * ways && part.size(1) == rows,
+            "the state of a recurrent layer does not fit its input");
+  }
+  const std::int64_t out = state[0].size(2);
+  const std::int64_t hidden = state[states - 1].size(2);
+  const bool projected = out != hidden;
+  const std::int64_t each = 2 + (layers.biased ? 2 : 0) + (projected ? 1 : 0);
+  require(std::ssize(weights) == layers.count * ways * each, "a recurrent layer of {} layers has {} weights",
+          layers.count, weights.size());
+  std::size_t at = 0;
+  const auto next = [&](std::initializer_list<std::int64_t> shape) {
+    const at::Tensor& weight = weights[at++];
+    require(weight.defined() && weight.sizes() == at::IntArrayRef(shape) && weight.scalar_type() == input.scalar_type(),
+            "a weight of a recurrent layer does not fit");
+  };
+  for (std::int64_t layer = 0; layer < layers.count; ++layer) {
+    for (std::int64_t way = 0; way < ways; ++way) {
+      next({layers.gates * hidden, layer == 0 ? input.size(2) : out * ways});
+      next({layers.gates * hidden, out});
+      if (layers.biased) {
+        next({layers.gates * hidden});
+        next({layers.gates * hidden});
+      }
+      if (projected) next({out, hidden});
+    }
+  }
+}
+
+// Leaves the weights.
+void check_layers(Stack& stack, bool many_states) {
+  Layers layers{};
+  layers.gates = torch::jit::pop(stack).toInt();
+  layers.batch_first = torch::jit::pop(stack).toBool();
+  layers.both_ways = torch::jit::pop(stack).toBool();
+  layers.count = torch::jit::pop(stack).toInt();
+  layers.biased = torch::jit::pop(stack).toBool();
+  auto weights = torch::jit::pop(stack);
+  const auto state = torch::jit::pop(stack);
+  const auto input = torch::jit::pop(stack).toTensor();
+  const auto states = many_states ? state.toTensorVector() : std::vector{state.toTensor()};
+  check_layers(input, states, weights.toTensorVector(), layers);
+  stack.push_back(std::move(weights));
+}
+
 template <bool (*is_good)(std::int64_t)>
 void check_option(Stack& stack, const char* what) {
   const c10::IValue& value = stack.back();
@@ -140,6 +203,13 @@ constexpr auto kGuards = std::to_array<Registration>({
        check_pads(torch::jit::pop(stack).toTensor(), pads.toIntVector(), dims);
        stack.push_back(std::move(pads));
      }},
+    {"slipway::layers.many(Tensor input, Tensor[] state, Tensor[] weights, bool biased, int count, bool both_ways, "
+     "bool "
+     "batch_first, int gates) -> Tensor[]",
+     [](Stack& stack) { check_layers(stack, true); }},
+    {"slipway::layers(Tensor input, Tensor state, Tensor[] weights, bool biased, int count, bool both_ways, bool "
+     "batch_first, int gates) -> Tensor[]",
+     [](Stack& stack) { check_layers(stack, false); }},
     {"slipway::bounded(int number, int least, int most) -> int",
      [](Stack& stack) {
        const auto most = torch::jit::pop(stack).toInt();
@@ -205,6 +275,13 @@ constexpr std::array kPads{
     Pads{"aten::replication_pad2d", 2}, Pads{"aten::replication_pad3d", 3},
 };
 
+struct Recurrent {
+  std::string_view op;
+  std::int64_t gates;
+};
+constexpr std::array kRecurrent{Recurrent{"aten::gru.input", 3}, Recurrent{"aten::lstm.input", 4},
+                                Recurrent{"aten::rnn_relu.input", 1}, Recurrent{"aten::rnn_tanh.input", 1}};
+
 // What an argument that torch writes as a plain number stands for.
 struct Option {
   const char* guard;
@@ -257,6 +334,11 @@ Result<void> guard_node(Node& node) {
   }
   if (const auto pads = std::ranges::find(kPads, name, &Pads::op); pads != kPads.end())
     insert(node, 1, "slipway::pads", {node.input(0), node.input(1), constant(node, pads->dims)});
+  if (const auto layer = std::ranges::find(kRecurrent, name, &Recurrent::op); layer != kRecurrent.end()) {
+    insert(node, 2, "slipway::layers",
+           {node.input(0), node.input(1), node.input(2), node.input(3), node.input(4), node.input(7), node.input(8),
+            constant(node, layer->gates)});
+  }
   const auto& arguments = schema->arguments();
   for (std::size_t i = 0; i < arguments.size() && i < node.inputs().size(); ++i) {
     const auto option = option_of(arguments[i]);
@@ -316,6 +398,8 @@ Result<void> guard_block(torch::jit::Block& block) {
 
 }  // namespace
 
+Result<void> guard_operators(torch::jit::Graph& graph) { return guard_block(*graph.block()); }
+
 Result<void> guard_operators(const torch::jit::Module& module) {
   const auto unit = module._ivalue()->compilation_unit();
   // By number: looking at a function may compile others.
@@ -323,7 +407,7 @@ Result<void> guard_operators(const torch::jit::Module& module) {
     torch::jit::Function* function = unit->get_functions()[i];
     auto* graph_function = torch::jit::tryToGraphFunction(*function);
     if (graph_function == nullptr) continue;
-    if (auto good = guard_block(*graph_function->graph()->block()); !good) return good;
+    if (auto good = guard_operators(*graph_function->graph()); !good) return good;
   }
   return {};
 }

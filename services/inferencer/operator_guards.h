@@ -15,4 +15,7 @@ namespace slipway::inferencer {
 // Errors: kInvalidArgument (an argument that is a constant is a bad one).
 [[nodiscard]] Result<void> guard_operators(const torch::jit::Module& module);
 
+// The same for one graph.
+[[nodiscard]] Result<void> guard_operators(torch::jit::Graph& graph);
+
 }  // namespace slipway::inferencer

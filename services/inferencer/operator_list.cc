@@ -16,20 +16,14 @@ constexpr auto kOperators = std::to_array<std::string_view>({
 });
 static_assert(std::ranges::is_sorted(kOperators));
 
-// Of nn.MultiheadAttention, nn.TransformerEncoder and the recurrent layers.
-constexpr auto kReplaced = std::to_array<std::string_view>({
-    "aten::_native_multi_head_attention",
-    "aten::_nested_tensor_from_mask",
-    "aten::_nested_tensor_from_mask_left_aligned",
-    "aten::_pack_padded_sequence",
-    "aten::_pad_packed_sequence",
-    "aten::_transformer_encoder_layer_fwd",
-    "aten::gru.data",
-    "aten::lstm.data",
-    "aten::rnn_relu.data",
-    "aten::rnn_tanh.data",
-    "aten::to_padded_tensor",
-});
+// Of nn.MultiheadAttention, nn.TransformerEncoder, the recurrent layers, interpolate() and batch normalization while it
+// is trained.
+constexpr auto kReplaced = std::to_array<std::string_view>(
+    {"aten::_native_multi_head_attention", "aten::_nested_tensor_from_mask",
+     "aten::_nested_tensor_from_mask_left_aligned", "aten::_pack_padded_sequence", "aten::_pad_packed_sequence",
+     "aten::_transformer_encoder_layer_fwd", "aten::_upsample_bicubic2d_aa", "aten::_upsample_bicubic2d_aa.vec",
+     "aten::_upsample_bilinear2d_aa", "aten::_upsample_bilinear2d_aa.vec", "aten::gru.data", "aten::lstm.data",
+     "aten::native_batch_norm", "aten::rnn_relu.data", "aten::rnn_tanh.data", "aten::to_padded_tensor"});
 static_assert(std::ranges::is_sorted(kReplaced));
 
 constexpr auto kCallable =
@@ -44,6 +38,8 @@ constexpr auto kCallable =
 }  // namespace
 
 bool is_allowed_operator(std::string_view full) { return std::ranges::binary_search(kOperators, full); }
+
+std::span<const std::string_view> allowed_operators() { return kOperators; }
 
 bool is_replaced_operator(std::string_view full) { return std::ranges::binary_search(kReplaced, full); }
 

@@ -3,6 +3,7 @@
 // overload, since one name stands for harmless forms and others.
 #pragma once
 
+#include <span>
 #include <string_view>
 
 namespace slipway::inferencer {
@@ -10,6 +11,7 @@ namespace slipway::inferencer {
 // `full` is "space::name.overload", without the point when the overload has no name; for what has no schema,
 // "prim::name". The list is operators.inc.
 [[nodiscard]] bool is_allowed_operator(std::string_view full);
+[[nodiscard]] std::span<const std::string_view> allowed_operators();
 
 // Operators that honest code names in branches that need not be taken, and that are not safe to run: operator_guards.h
 // puts an exception in their place.

@@ -109,6 +109,26 @@ TEST_F(OperatorGuards, APaddingOfAWrongLengthIsAnException) {
   EXPECT_EQ(failure(module, {x[0], c10::List<std::int64_t>({1, 1})}), "");
 }
 
+TEST_F(OperatorGuards, RecurrentLayersMustFit) {
+  auto module = guarded(
+      "def forward(self, x, h, w: List[Tensor], layers: int):\n"
+      "  return torch.gru(x, h, w, True, layers, 0.0, False, False, True)\n");
+  const auto x = torch::ones({2, 5, 3});
+  const auto h = torch::zeros({1, 2, 4});
+  const c10::List<at::Tensor> weights(
+      {torch::ones({12, 3}), torch::ones({12, 4}), torch::ones({12}), torch::ones({12})});
+  EXPECT_EQ(failure(module, {x, h, weights, 1}), "");
+  EXPECT_NE(failure(module, {x, h, weights, 2}), "");
+  EXPECT_NE(failure(module, {x, h, weights, std::numeric_limits<std::int64_t>::max()}), "");
+  EXPECT_NE(failure(module, {x, torch::zeros({1, 7, 4}), weights, 1}), "");
+  auto more = weights.copy();
+  more.push_back(torch::ones({12}));
+  EXPECT_NE(failure(module, {x, h, more, 1}), "");
+  auto other = weights.copy();
+  other.set(0, torch::ones({3}));
+  EXPECT_NE(failure(module, {x, h, other, 1}), "");
+}
+
 TEST_F(OperatorGuards, AFactorThatOverflowsIsAnException) {
   auto module = guarded("def forward(self, x, n: int):\n  return torch.pixel_shuffle(x, n)\n");
   EXPECT_NE(failure(module, {torch::ones({1, 4, 2, 2}), std::int64_t{1} << 32}), "");
