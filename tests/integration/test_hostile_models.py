@@ -476,7 +476,7 @@ def test_a_model_that_was_trained_here_can_be_uploaded_again(stripes):
 def marked(numbers):
     """Neighbours that are neighbours in a request of the good model, or in an answer of it."""
     def is_marker(n):
-        return n == int(n) and FIRST <= n < FIRST + 16 * 2100 and (n - FIRST) % 16 < WIDTH
+        return FIRST <= n < FIRST + 16 * 2100 and n == int(n) and (n - FIRST) % 16 < WIDTH
     return [pair for pair in zip(numbers, numbers[1:])
             if all(is_marker(n) for n in pair) and pair[1] - pair[0] == 1
             or all(is_marker(n / 2) for n in pair) and pair[1] - pair[0] == 2]
