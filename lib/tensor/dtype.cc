@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <format>
 
 namespace slipway {
 namespace {
@@ -20,9 +21,10 @@ constexpr std::array kRows{
     Row{DType::kU8, 1, "u8", "UINT8", "DT_UINT8"},   Row{DType::kB8, 1, "b8", "BOOL", "DT_BOOL"},
 };
 
-constexpr Row kUnknown{DType::kF32, 1, "unknown", "unknown", "unknown"};
-
-const Row& row(DType dtype) { return is_known(dtype) ? kRows[static_cast<std::size_t>(dtype)] : kUnknown; }
+std::string name(DType dtype, std::string_view Row::* column) {
+  if (is_known(dtype)) return std::string(kRows[static_cast<std::size_t>(dtype)].*column);
+  return std::format("unknown({})", static_cast<unsigned>(dtype));
+}
 
 std::optional<DType> find(std::string_view wanted, std::string_view Row::* column) {
   const auto found = std::ranges::find(kRows, wanted, column);
@@ -32,10 +34,10 @@ std::optional<DType> find(std::string_view wanted, std::string_view Row::* colum
 }  // namespace
 
 bool is_known(DType dtype) { return static_cast<std::size_t>(dtype) < kRows.size(); }
-std::size_t item_size(DType dtype) { return row(dtype).size; }
-std::string_view dtype_name(DType dtype) { return row(dtype).name; }
-std::string_view oip_name(DType dtype) { return row(dtype).oip; }
-std::string_view tensorflow_name(DType dtype) { return row(dtype).tensorflow; }
+std::size_t item_size(DType dtype) { return is_known(dtype) ? kRows[static_cast<std::size_t>(dtype)].size : 1; }
+std::string dtype_name(DType dtype) { return name(dtype, &Row::name); }
+std::string oip_name(DType dtype) { return name(dtype, &Row::oip); }
+std::string tensorflow_name(DType dtype) { return name(dtype, &Row::tensorflow); }
 std::optional<DType> dtype_from_name(std::string_view name) { return find(name, &Row::name); }
 std::optional<DType> dtype_from_oip_name(std::string_view name) { return find(name, &Row::oip); }
 

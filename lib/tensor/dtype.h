@@ -3,19 +3,21 @@
 
 #include <cstddef>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "schema/records.h"
 
 namespace slipway {
 
-// False for one of a later release, which a record may have: its size is given as 1, its names as "unknown".
+// False for one of a later release, which a record may have as its number: its size is given as 1, so that nobody
+// divides by 0, and its names as "unknown(99)". Whoever would compute with it refuses it.
 [[nodiscard]] bool is_known(DType dtype);
 
 [[nodiscard]] std::size_t item_size(DType dtype);                               // bytes of one element
-[[nodiscard]] std::string_view dtype_name(DType dtype);                         // "f32"
-[[nodiscard]] std::string_view oip_name(DType dtype);                           // "FP32"
-[[nodiscard]] std::string_view tensorflow_name(DType dtype);                    // "DT_FLOAT"
+[[nodiscard]] std::string dtype_name(DType dtype);                              // "f32"
+[[nodiscard]] std::string oip_name(DType dtype);                                // "FP32"
+[[nodiscard]] std::string tensorflow_name(DType dtype);                         // "DT_FLOAT"
 [[nodiscard]] std::optional<DType> dtype_from_name(std::string_view name);      // from "f32"
 [[nodiscard]] std::optional<DType> dtype_from_oip_name(std::string_view name);  // from "FP32"
 

@@ -17,6 +17,7 @@
 
 namespace slipway {
 
+// Undefined, of which torch makes no tensor, for an element type that this release does not know.
 [[nodiscard]] inline c10::ScalarType scalar_type(DType dtype) {
   switch (dtype) {
     case DType::kF32:
@@ -40,7 +41,7 @@ namespace slipway {
     case DType::kB8:
       return c10::kBool;
   }
-  return c10::kFloat;
+  return c10::ScalarType::Undefined;
 }
 
 // nullopt: an element type that Slipway does not carry (complex, quantized, ...).
@@ -71,8 +72,13 @@ namespace slipway {
   }
 }
 
-// Bytes of a tensor with this concrete shape. Errors: kInvalidArgument (negative dimension, too large to count).
+// Bytes of a tensor with this concrete shape. Errors: kInvalidArgument (negative dimension, too large to count),
+// kUnsupported (an element type that this release does not know).
 [[nodiscard]] inline Result<std::int64_t> byte_count(const TensorSpec& spec) {
+  if (!is_known(spec.dtype)) {
+    return fail(Code::kUnsupported, std::format("tensor '{}' has data-type {}, which this release does not know",
+                                                spec.name, dtype_name(spec.dtype)));
+  }
   auto count = element_count(spec.shape);
   if (!count) return count;
   const auto size = static_cast<std::int64_t>(item_size(spec.dtype));
@@ -82,7 +88,7 @@ namespace slipway {
   return *count * size;
 }
 
-// Errors: kInvalidArgument (the frame's size is not what dtype and shape say).
+// Errors: kInvalidArgument (the frame's size is not what dtype and shape say), and byte_count's.
 [[nodiscard]] inline Result<void> check_frame(const TensorSpec& spec, const Frame& frame) {
   auto bytes = byte_count(spec);
   if (!bytes) return std::unexpected(std::move(bytes).error());

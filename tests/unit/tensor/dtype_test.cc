@@ -25,14 +25,19 @@ TEST(DType, SizesAreThoseOfTheElements) {
   EXPECT_EQ(item_size(DType::kB8), 1U);
 }
 
-TEST(DType, OneOfALaterReleaseIsKnownNowhere) {
+TEST(DType, OneOfALaterReleaseIsKnownNowhereAndShowsItsNumber) {
   EXPECT_TRUE(is_known(DType::kB8));
-  const auto later = static_cast<DType>(10);
-  EXPECT_FALSE(is_known(later));
-  EXPECT_EQ(dtype_name(later), "unknown");
-  EXPECT_EQ(oip_name(later), "unknown");
-  EXPECT_EQ(item_size(later), 1U);
-  EXPECT_EQ(dtype_from_name("unknown"), std::nullopt);
+  for (const unsigned number : {10U, 99U, 65'535U}) {
+    const auto later = static_cast<DType>(number);
+    const std::string name = "unknown(" + std::to_string(number) + ")";
+    EXPECT_FALSE(is_known(later));
+    EXPECT_FALSE(is_floating(later));
+    EXPECT_EQ(item_size(later), 1U);
+    EXPECT_EQ(dtype_name(later), name);
+    EXPECT_EQ(oip_name(later), name);
+    EXPECT_EQ(tensorflow_name(later), name);
+    EXPECT_EQ(dtype_from_name(name), std::nullopt);
+  }
 }
 
 }  // namespace

@@ -95,5 +95,12 @@ TEST(TorchTensor, EmptyTensorsHaveEmptyFrames) {
   EXPECT_EQ(to_torch(bytes.spec, bytes.frame)->sizes(), (std::vector<std::int64_t>{0, 3}));
 }
 
+TEST(TorchTensor, AnElementTypeOfALaterReleaseIsUnsupported) {
+  const auto later = spec(static_cast<DType>(99), {2});
+  EXPECT_EQ(byte_count(later).error().code, Code::kUnsupported);
+  EXPECT_EQ(to_torch(later, Frame::of(std::vector<float>(2))).error().code, Code::kUnsupported);
+  EXPECT_EQ(scalar_type(later.dtype), c10::ScalarType::Undefined);
+}
+
 }  // namespace
 }  // namespace slipway
