@@ -14,6 +14,7 @@
 
 #include "lib/base/log.h"
 #include "lib/base/machine.h"
+#include "lib/torch_runtime/memory_account.h"
 
 namespace slipway {
 
@@ -21,6 +22,7 @@ void link_thread_stacks();  // thread_stacks.cc
 
 void start_torch(int intra_op_threads) {
   link_thread_stacks();
+  count_torch_memory();
 
   // oneDNN keeps a primitive per shape for ever; its default of 1024 is hundreds of megabytes. Read at its first use.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", 0);
