@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <format>
+#include <functional>
 
 namespace slipway::inferencer {
 
@@ -14,19 +15,24 @@ Result<void> Batcher::add(RequestId id, std::int64_t rows, const Group& group, T
     return fail(Code::kOverloaded, std::format("Exceeds maximum queue size: {} rows wait, at most {} may", queued_rows_,
                                                limits_.max_queued_rows));
   }
-  Queue& queue = groups_[group];
-  queue.waiting.push_back({id, rows, now, deadline});
+  const auto found = groups_.try_emplace(group).first;
+  Queue& queue = found->second;
+  queue.waiting.push_back({.id = id, .rows = rows, .since = now});
   queue.rows += rows;
   queued_rows_ += rows;
-  if (deadline) ++with_deadline_;
+  waiting_.emplace(id, found);
+  if (deadline) {
+    deadlines_.push_back({*deadline, id});
+    std::ranges::push_heap(deadlines_, std::greater<>());
+  }
   return {};
 }
 
 std::optional<Batcher::Batch> Batcher::take(TimePoint now) {
   auto chosen = groups_.end();
   for (auto group = groups_.begin(); group != groups_.end(); ++group) {
-    const auto& [waiting, rows] = group->second;
-    const bool due = rows >= limits_.max_rows || now - waiting.front().since >= limits_.max_wait;
+    const auto& waiting = group->second.waiting;
+    const bool due = group->second.rows >= limits_.max_rows || now - waiting.front().since >= limits_.max_wait;
     if (due && (chosen == groups_.end() || waiting.front().since < chosen->second.waiting.front().since))
       chosen = group;
   }
@@ -35,11 +41,14 @@ std::optional<Batcher::Batch> Batcher::take(TimePoint now) {
   Queue& queue = chosen->second;
   Batch batch;
   auto end = queue.waiting.begin();
-  while (end != queue.waiting.end() && batch.rows + end->rows <= limits_.max_rows) {
+  for (; end != queue.waiting.end() && (end->gone || batch.rows + end->rows <= limits_.max_rows); ++end) {
+    if (end->gone) {
+      --queue.gone;
+      continue;
+    }
     batch.rows += end->rows;
     batch.ids.push_back(end->id);
-    if (end->deadline) --with_deadline_;
-    ++end;
+    waiting_.erase(end->id);
   }
   // Full also means: the next request would not fit, so waiting longer gains nothing.
   if (batch.rows == limits_.max_rows || end != queue.waiting.end()) {
@@ -50,35 +59,54 @@ std::optional<Batcher::Batch> Batcher::take(TimePoint now) {
   queue.waiting.erase(queue.waiting.begin(), end);
   queue.rows -= batch.rows;
   queued_rows_ -= batch.rows;
-  if (queue.waiting.empty()) groups_.erase(chosen);
+  tidy(chosen);
   return batch;
 }
 
-template <class Gone>
-std::vector<RequestId> Batcher::remove_if(Gone gone) {
-  std::vector<RequestId> removed;
-  for (auto group = groups_.begin(); group != groups_.end();) {
-    Queue& queue = group->second;
-    std::erase_if(queue.waiting, [&](const Waiting& waiting) {
-      if (!gone(waiting)) return false;
-      removed.push_back(waiting.id);
-      queue.rows -= waiting.rows;
-      queued_rows_ -= waiting.rows;
-      if (waiting.deadline) --with_deadline_;
-      return true;
-    });
-    group = queue.waiting.empty() ? groups_.erase(group) : std::next(group);
+// What is gone leaves at the ends at once, and from between when it is most of the queue.
+void Batcher::tidy(Groups::iterator group) {
+  Queue& queue = group->second;
+  auto& waiting = queue.waiting;
+  while (!waiting.empty() && waiting.front().gone) waiting.pop_front(), --queue.gone;
+  while (!waiting.empty() && waiting.back().gone) waiting.pop_back(), --queue.gone;
+  if (queue.gone > waiting.size() / 2) {
+    std::erase_if(waiting, [](const Waiting& item) { return item.gone; });
+    queue.gone = 0;
   }
-  return removed;
-}
-
-std::vector<RequestId> Batcher::take_late(TimePoint now) {
-  if (with_deadline_ == 0) return {};
-  return remove_if([&](const Waiting& waiting) { return waiting.deadline && *waiting.deadline <= now; });
+  if (waiting.empty()) groups_.erase(group);
 }
 
 bool Batcher::cancel(RequestId id) {
-  return !remove_if([&](const Waiting& waiting) { return waiting.id == id; }).empty();
+  const auto found = waiting_.find(id);
+  if (found == waiting_.end()) return false;
+  const auto group = found->second;
+  waiting_.erase(found);
+  Queue& queue = group->second;
+  const auto item = std::ranges::lower_bound(queue.waiting, id, {}, &Waiting::id);
+  item->gone = true;
+  queue.rows -= item->rows;
+  queued_rows_ -= item->rows;
+  ++queue.gone;
+  tidy(group);
+  return true;
+}
+
+std::vector<RequestId> Batcher::take_late(TimePoint now) {
+  std::vector<RequestId> late;
+  while (!deadlines_.empty() && deadlines_.front().at <= now) {
+    const RequestId id = deadlines_.front().id;
+    std::ranges::pop_heap(deadlines_, std::greater<>());
+    deadlines_.pop_back();
+    if (cancel(id)) late.push_back(id);
+  }
+  // Most have left in a batch long before their deadlines.
+  constexpr std::size_t kFew = 64;
+  if (deadlines_.size() > 2 * waiting_.size() + kFew) {
+    std::erase_if(deadlines_, [this](const Deadline& deadline) { return !waiting_.contains(deadline.id); });
+    std::ranges::make_heap(deadlines_, std::greater<>());
+  }
+  std::ranges::sort(late);
+  return late;
 }
 
 std::optional<Batcher::TimePoint> Batcher::due_at() const {

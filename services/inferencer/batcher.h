@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "lib/base/error.h"
@@ -38,8 +39,8 @@ class Batcher {
 
   explicit Batcher(BatchLimits limits) : limits_(limits) {}
 
-  // Queues a request of `rows`, 1 <= rows <= max_rows. `deadline`: when nobody wants the answer any more; none: never.
-  // Errors: kInvalidArgument (rows), kOverloaded (queue full; retry after back-off).
+  // Queues a request of `rows`, 1 <= rows <= max_rows; its id is above all before it. `deadline`: when nobody wants the
+  // answer any more; none: never. Errors: kInvalidArgument (rows), kOverloaded (queue full; retry after back-off).
   [[nodiscard]] Result<void> add(RequestId id, std::int64_t rows, const Group& group, TimePoint now,
                                  std::optional<TimePoint> deadline = std::nullopt);
 
@@ -50,7 +51,7 @@ class Batcher {
   // Requests whose deadline has come; they are forgotten.
   [[nodiscard]] std::vector<RequestId> take_late(TimePoint now);
 
-  // Forgets a request; false: it is not waiting.
+  // Forgets a request, in logarithmic time; false: it is not waiting.
   bool cancel(RequestId id);
 
   // When take() will have something, if nothing more is added; nullopt: nothing waits.
@@ -67,21 +68,27 @@ class Batcher {
     RequestId id;
     std::int64_t rows;
     TimePoint since;
-    std::optional<TimePoint> deadline;
+    bool gone = false;  // cancelled or late: passed over
   };
   struct Queue {
-    std::deque<Waiting> waiting;  // never empty
-    std::int64_t rows = 0;
+    std::deque<Waiting> waiting;  // by id; neither the first nor the last is gone
+    std::int64_t rows = 0;        // of those that are not gone
+    std::size_t gone = 0;
+  };
+  using Groups = std::map<Group, Queue>;
+  struct Deadline {
+    TimePoint at;
+    RequestId id;
+    bool operator>(const Deadline& other) const { return at > other.at; }
   };
 
-  // Forgets what `gone` holds of, in order of arrival per group.
-  template <class Gone>
-  std::vector<RequestId> remove_if(Gone gone);
+  void tidy(Groups::iterator group);
 
   const BatchLimits limits_;
-  std::map<Group, Queue> groups_;
-  std::int64_t queued_rows_ = 0;   // sum of rows over all groups
-  std::size_t with_deadline_ = 0;  // waiting requests that have one
+  Groups groups_;                                            // without empty ones
+  std::unordered_map<RequestId, Groups::iterator> waiting_;  // all that are not gone
+  std::vector<Deadline> deadlines_;                          // a heap, earliest first; of some that have left, too
+  std::int64_t queued_rows_ = 0;                             // sum of rows over all groups
 };
 
 }  // namespace slipway::inferencer

@@ -96,6 +96,21 @@ TEST(Batcher, CancelForgetsARequestOnce) {
   EXPECT_EQ(batcher.queued_rows(), 0);
 }
 
+// With a scan for each these would be ten thousand million steps.
+TEST(Batcher, ManyRequestsAreCancelledAndExpireOneByOne) {
+  constexpr std::uint64_t kMany = 100'000;
+  Batcher batcher({.max_rows = 8, .max_queued_rows = kMany, .max_wait = 1h});
+  for (std::uint64_t id = 1; id <= kMany; ++id)
+    ASSERT_TRUE(batcher.add(RequestId{id}, 1, {}, kStart, kStart + std::chrono::microseconds(id)));
+  for (std::uint64_t id = kMany; id > 1; id -= 2) ASSERT_TRUE(batcher.cancel(RequestId{id}));
+  EXPECT_EQ(batcher.queued_rows(), kMany / 2);
+  for (std::uint64_t id = 1; id <= kMany; ++id) {
+    const auto late = batcher.take_late(kStart + std::chrono::microseconds(id));
+    ASSERT_EQ(late.size(), id % 2) << id;
+  }
+  EXPECT_TRUE(batcher.empty());
+}
+
 // Whatever comes in leaves exactly once: in a batch of its own group within the limit, late, or cancelled.
 TEST(Batcher, LosesAndRepeatsNothingInTenThousandRandomHistories) {
   for (unsigned seed = 0; seed < 10'000; ++seed) {
@@ -114,7 +129,7 @@ TEST(Batcher, LosesAndRepeatsNothingInTenThousandRandomHistories) {
       const auto deadline = pick(4) == 0 ? std::optional(now + std::chrono::microseconds(pick(30))) : std::nullopt;
       if (batcher.add(RequestId{id}, rows, {group}, now, deadline)) waiting[id] = {rows, group};
       if (pick(5) == 0 && !waiting.empty()) {
-        const auto gone = waiting.begin()->first;
+        const auto gone = std::next(waiting.begin(), pick(static_cast<int>(waiting.size())))->first;
         ASSERT_TRUE(batcher.cancel(RequestId{gone})) << seed;
         waiting.erase(gone);
       }
