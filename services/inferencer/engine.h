@@ -43,6 +43,11 @@ class Engine {
     int instances = 1;  // compute threads
     BatchLimits limits;
     std::size_t max_queued_bytes = 1 << 30;  // inputs waiting, over all versions
+    // Requests that may be here, over all versions. While several versions are loaded, none may have more of them (and
+    // of the bytes) than are left: one alone gets half, and there is always room for another.
+    std::size_t max_requests = 1024;
+    // A version whose batches take this long leaves one instance to the others.
+    std::chrono::milliseconds slow_batch{1000};
     // A batch that runs this long after its begin and its latest deadline is stuck, as `watchdog` then says.
     std::chrono::milliseconds stuck_after{30'000};
     Watchdog* watchdog = nullptr;  // must outlive the engine
@@ -58,17 +63,19 @@ class Engine {
   // From now on `version` takes requests.
   void add(std::shared_ptr<const LoadedVersion> version);
 
-  // Takes `key` out unless requests wait or run; true: it is gone (or was not there).
-  bool remove_if_idle(const msg::VersionKey& key);
+  // Takes `key` out unless requests wait or run; true: it is gone (or was not there). `gone` gets what was held, which
+  // may take long to free.
+  bool remove_if_idle(const msg::VersionKey& key, std::shared_ptr<const LoadedVersion>* gone = nullptr);
 
   // The version, when it takes requests.
   [[nodiscard]] std::shared_ptr<const LoadedVersion> find(const msg::VersionKey& key) const;
 
   // Queues a request; `done` is called once with its answer, unless it is cancelled. More rows than a batch holds are
-  // run in several batches and joined. Errors, in the answer: kNotFound (version not added), kTooLarge (more rows
-  // than the queue holds), kOverloaded (queue full), kDeadlineExceeded, and TorchModel::run's.
+  // run in several batches and joined. `alone`: never in a batch with others. Errors, in the answer: kNotFound (version
+  // not added), kTooLarge (more rows than the queue holds; a joined answer over the model's limits), kOverloaded (queue
+  // full, or the version has its share of it), kDeadlineExceeded, and TorchModel::run's.
   void submit(const msg::VersionKey& key, CheckedInputs inputs, Asker asker, std::optional<TimePoint> deadline,
-              Done done);
+              Done done, bool alone = false);
 
   // Forgets the asker's request if it still waits; one that runs answers as usual.
   void cancel(const Asker& asker);
@@ -79,8 +86,11 @@ class Engine {
   // The process is about to end because of `key`: requests of it that run get `guilty`, all others `lost`, now.
   void abandon(const msg::VersionKey& key, const Error& guilty, const Error& lost);
 
-  // Requests that wait or run.
+  // Requests that wait or run, the parts of a large one counted each.
   [[nodiscard]] std::size_t outstanding() const;
+
+  // When the latest batch ended; nullopt: something waits or runs, or nothing ever did.
+  [[nodiscard]] std::optional<TimePoint> idle_since() const;
 
   void stop();
 

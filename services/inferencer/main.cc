@@ -1,6 +1,7 @@
 // slipway-inferencer: keeps model versions in memory and answers predictions.
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 #include "lib/base/options.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
+#include "lib/torch_runtime/memory.h"
 #include "lib/torch_runtime/torch_runtime.h"
 #include "services/inferencer/inspect_child.h"
 #include "services/inferencer/server.h"
@@ -49,6 +51,10 @@ int main(int argc, char** argv) {
   std::int64_t stuck_seconds = 30;
   auto& engine = server_options.engine;
   auto& limits = server_options.store.limits;
+  auto& model_limits = server_options.store.model_limits;
+  const std::int64_t memory = machine_memory_bytes();
+  limits.max_bytes = memory / 2;
+  model_limits.run_bytes = std::max(memory / 4, std::int64_t{256} << 20);
 
   Options options("Loads model versions and answers predictions.", "slipway-inferencer");
   settings.add_to(options);
@@ -69,7 +75,20 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   options.add("max-wait-us", max_wait_us, "Time a short batch waits for more rows, in microseconds; 0: not at all")
       ->check(CLI::Range(0, 60'000'000));
-  options.add("max-loaded-versions", limits.max_loaded, "Versions in memory; latest and aliased ones stay beyond it")
+  options
+      .add("max-loaded-versions", limits.max_loaded,
+           "Versions in memory; the least recently used ones leave, and come back when asked for")
+      ->check(CLI::PositiveNumber);
+  options
+      .add("max-model-memory-bytes", limits.max_bytes,
+           "Memory of all loaded versions, the same; by default half of what this machine or its cgroup has")
+      ->check(CLI::PositiveNumber);
+  options
+      .add("max-run-memory-bytes", model_limits.run_bytes,
+           "Memory of one version's batches, of answers on their way and of what it keeps between them; by default a "
+           "quarter of what there is, at least 256 MiB")
+      ->check(CLI::PositiveNumber);
+  options.add("max-tensor-bytes", model_limits.tensor_bytes, "Bytes of one output of one request")
       ->check(CLI::PositiveNumber);
   options.add("inspect-seconds", inspect_seconds, "Time an uploaded file has to load and run")
       ->check(CLI::Range(1, 3600));
@@ -84,6 +103,7 @@ int main(int argc, char** argv) {
     return exit_with(started.error());
   engine.limits.max_wait = std::chrono::microseconds(max_wait_us);
   engine.stuck_after = std::chrono::seconds(stuck_seconds);
+  model_limits.load_bytes = limits.max_bytes;
   server_options.release = settings.release_id;
   server_options.cluster_secret = settings.cluster_secret;
   server_options.store.cache_dir = std::filesystem::absolute(cache_dir);

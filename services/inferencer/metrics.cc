@@ -47,6 +47,8 @@ Metrics& metrics() {
             histogram("slipway_inferencer_compute_seconds", "Time of one batch's forward pass", obs::latency_buckets()),
         .queued_rows = gauge("slipway_inferencer_queued_rows", "Rows waiting now"),
         .loaded = gauge("slipway_inferencer_loaded_versions", "Versions ready to run"),
+        .model_bytes = gauge("slipway_inferencer_model_memory_bytes",
+                             "Memory of the versions ready to run, and of what they keep"),
         .loads = counter("slipway_inferencer_loads_total", "Versions loaded, by result"),
         .load_time = histogram("slipway_inferencer_load_seconds", "Time to fetch, load and warm up a version",
                                obs::latency_buckets()),

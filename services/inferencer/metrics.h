@@ -18,6 +18,7 @@ struct Metrics {
   prometheus::Histogram& compute;
   prometheus::Gauge& queued_rows;
   prometheus::Gauge& loaded;
+  prometheus::Gauge& model_bytes;
   prometheus::Family<prometheus::Counter>& loads;  // {result}
   prometheus::Histogram& load_time;
   prometheus::Family<prometheus::Counter>& inspections;  // {result}

@@ -309,13 +309,6 @@ Result<void> check_block(const torch::jit::Block& block, const ScannedArchive& s
   return {};
 }
 
-bool writes(const torch::jit::Block& block) {
-  return std::ranges::any_of(block.nodes(), [](const torch::jit::Node* node) {
-    return node->kind() == c10::prim::SetAttr ||
-           std::ranges::any_of(node->blocks(), [](const auto* inner) { return writes(*inner); });
-  });
-}
-
 // Calls `visit` with the inlined graph of every method of every submodule until it returns false.
 template <class Visit>
 void each_graph(const torch::jit::Module& module, Visit visit) {
@@ -348,15 +341,6 @@ Result<void> check_module(const torch::jit::Module& module, const ScannedArchive
     return result.has_value();
   });
   return result;
-}
-
-bool writes_attributes(const torch::jit::Module& module) {
-  bool found = false;
-  each_graph(module, [&](const torch::jit::Graph& graph) {
-    found = writes(*graph.block());
-    return !found;
-  });
-  return found;
 }
 
 }  // namespace slipway::inferencer

@@ -17,7 +17,4 @@ namespace slipway::inferencer {
 // memory, which torch believes the file about. Errors: kInvalidArgument.
 [[nodiscard]] Result<void> check_module(const torch::jit::Module& module, const ScannedArchive& scanned);
 
-// Whether a method assigns to an attribute.
-[[nodiscard]] bool writes_attributes(const torch::jit::Module& module);
-
 }  // namespace slipway::inferencer

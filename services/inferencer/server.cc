@@ -70,6 +70,7 @@ struct Server::State {
 
   static Options watched(Options given, Watchdog& watchdog) {
     given.engine.watchdog = &watchdog;
+    given.engine.max_requests = given.max_requests;
     given.store.watchdog = &watchdog;
     given.inspect.max_batch_rows = given.store.max_batch_rows;
     return given;
@@ -241,29 +242,35 @@ void Server::State::infer(const std::shared_ptr<const LoadedVersion>& version, P
                              std::move(request.payload));
   if (!inputs) return refuse(request.asker, inputs.error());
   const Asker asker = request.asker;
-  engine.submit(version->key, std::move(*inputs), std::move(request.asker), request.deadline,
-                [this, asker](Result<Answer> result) {
-                  if (!result) {
-                    Error error = std::move(result).error();
-                    // Unloaded since it was found: another try loads it again.
-                    if (error.code == Code::kNotFound) error.code = Code::kUnavailable;
-                    return answer(asker, to_message(error));
-                  }
-                  const auto us = [](std::chrono::microseconds time) {
-                    return static_cast<std::uint32_t>(std::clamp<std::int64_t>(time.count(), 0, UINT32_MAX));
-                  };
-                  answer(asker,
-                         msg::Inferred{.outputs = std::move(result->outputs),
-                                       .batch_rows = static_cast<std::uint32_t>(result->batch_rows),
-                                       .queue_us = us(result->queued),
-                                       .compute_us = us(result->computed)},
-                         std::move(result->payload));
-                });
+  engine.submit(
+      version->key, std::move(*inputs), std::move(request.asker), request.deadline,
+      [this, asker](Result<Answer> result) {
+        if (!result) {
+          Error error = std::move(result).error();
+          // Unloaded since it was found: another try loads it again.
+          if (error.code == Code::kNotFound) error.code = Code::kUnavailable;
+          return answer(asker, to_message(error));
+        }
+        const auto us = [](std::chrono::microseconds time) {
+          return static_cast<std::uint32_t>(std::clamp<std::int64_t>(time.count(), 0, UINT32_MAX));
+        };
+        answer(asker,
+               msg::Inferred{.outputs = std::move(result->outputs),
+                             .batch_rows = static_cast<std::uint32_t>(result->batch_rows),
+                             .queue_us = us(result->queued),
+                             .compute_us = us(result->computed)},
+               std::move(result->payload));
+      },
+      request.infer.alone);
 }
 
 void Server::State::park(const msg::VersionKey& key, Parked request) {
   for (const Frame& frame : request.payload) request.bytes += frame.size();
-  if (parked_count >= options.max_requests || parked_bytes + request.bytes > options.engine.max_queued_bytes) {
+  // One version that is long in loading must not keep the places from the others.
+  const auto same = parked.find(key);
+  const bool has_share = same != parked.end() && 2 * same->second.size() >= options.max_requests;
+  if (has_share || parked_count >= options.max_requests ||
+      parked_bytes + request.bytes > options.engine.max_queued_bytes) {
     return refuse(request.asker,
                   {.code = Code::kOverloaded,
                    .message = std::format("Exceeds maximum queue size: {} requests wait for versions to be loaded",

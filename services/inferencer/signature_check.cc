@@ -69,6 +69,43 @@ bool has_free_dimensions(const Signature& signature) {
   });
 }
 
+Result<void> check_types(const Signature& signature) {
+  for (const auto* specs : {&signature.inputs, &signature.outputs}) {
+    const auto unknown = std::ranges::find_if_not(*specs, is_known, &TensorSpec::dtype);
+    if (unknown == specs->end()) continue;
+    return fail(Code::kUnsupported,
+                std::format("'{}' of the signature has data-type {}, which this release does not know", unknown->name,
+                            dtype_name(unknown->dtype)));
+  }
+  return {};
+}
+
+Result<void> check_output(const Signature& signature, std::size_t index, DType dtype,
+                          std::span<const std::int64_t> shape, std::int64_t rows) {
+  constexpr std::int64_t kMostEmptyLists = 65'536;
+  const TensorSpec& wanted = signature.outputs[index];
+  if (dtype != wanted.dtype) {
+    return fail(Code::kInternal, std::format("output '{}' has data-type {}, the signature says {}", wanted.name,
+                                             dtype_name(dtype), dtype_name(wanted.dtype)));
+  }
+  if (!fits(shape, wanted.shape) || (is_batchable(signature) && shape[0] != rows)) {
+    return fail(Code::kInternal, std::format("output '{}' has shape {} for a batch of {} rows, the signature says {}",
+                                             wanted.name, to_string(shape), rows, to_string(wanted.shape)));
+  }
+  // It has no bytes, whatever its other dimensions say, but a list is printed for each of them.
+  if (std::ranges::contains(shape, 0)) {
+    std::int64_t lists = 1;
+    for (const std::int64_t size : shape) {
+      if (size > 0 && lists > kMostEmptyLists / size) {
+        return fail(Code::kInternal, std::format("output '{}' has shape {}: no elements, in more than {} lists",
+                                                 wanted.name, to_string(shape), kMostEmptyLists));
+      }
+      lists *= std::max<std::int64_t>(size, 1);
+    }
+  }
+  return {};
+}
+
 Result<CheckedInputs> check_inputs(const std::string& model, const Signature& signature, std::vector<TensorSpec> specs,
                                    std::vector<Frame> frames) {
   if (specs.size() != frames.size()) {
@@ -87,6 +124,11 @@ Result<CheckedInputs> check_inputs(const std::string& model, const Signature& si
     if (spec.dtype != wanted.dtype) {
       return wrong(std::format("inference input '{}' data-type is '{}', but model '{}' expects '{}'", spec.name,
                                oip_name(spec.dtype), model, oip_name(wanted.dtype)));
+    }
+    if (!is_known(spec.dtype)) {
+      return fail(Code::kUnsupported,
+                  std::format("inference input '{}' for model '{}' has data-type {}, which this release does not know",
+                              spec.name, model, oip_name(spec.dtype)));
     }
     const auto elements = element_count(spec.shape);
     if (!elements || !fits(spec.shape, wanted.shape)) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <exception>
 #include <format>
@@ -17,6 +18,7 @@
 #include "lib/tensor/torch_tensor.h"
 #include "lib/torch_runtime/torch_runtime.h"
 #include "schema/limits.h"
+#include "services/inferencer/keeps_state.h"
 #include "services/inferencer/mapped_file.h"
 #include "services/inferencer/module_check.h"
 #include "services/inferencer/operator_guards.h"
@@ -138,23 +140,35 @@ std::vector<c10::IValue> trial_inputs(const Signature& signature, std::int64_t r
 
 }  // namespace
 
-struct Scratch::State {
-  std::vector<at::Tensor> buffers;  // bytes, one per input
-};
-Scratch::Scratch() : state_(std::make_unique<State>()) {}
-Scratch::~Scratch() = default;
-Scratch::Scratch(Scratch&&) noexcept = default;
-Scratch& Scratch::operator=(Scratch&&) noexcept = default;
+Result<void> check_answer_bytes(const std::string& output, std::int64_t bytes, std::int64_t answer_bytes,
+                                const ModelLimits& limits) {
+  if (bytes > limits.tensor_bytes) {
+    return fail(Code::kTooLarge, std::format("output '{}' has {} bytes, at most {} are sent (--max-tensor-bytes)",
+                                             output, bytes, limits.tensor_bytes));
+  }
+  if (answer_bytes > limits.answer_bytes) {
+    return fail(Code::kTooLarge, std::format("the answer has {} bytes up to output '{}', at most {} are sent",
+                                             answer_bytes, output, limits.answer_bytes));
+  }
+  return {};
+}
 
 struct TorchModel::State {
+  explicit State(const ModelLimits& given) : limits(given), account(given.load_bytes) {}
+
+  const ModelLimits limits;
+  MemoryAccount account;
+  std::int64_t loaded_bytes = 0;
   torch::jit::Module module;
-  bool serial = false;  // writes its own attributes
-  mutable std::mutex mutex;
+  bool serial = false;              // may keep something between its runs
+  std::atomic<bool> spent = false;  // and keeps too much
+  std::mutex mutex;
+
+  // Held from before forward() until its results have been read or copied: the next run may write to what they share.
+  std::unique_lock<std::mutex> turn() { return serial ? std::unique_lock(mutex) : std::unique_lock<std::mutex>(); }
 
   Result<std::vector<Named>> forward(std::vector<c10::IValue> inputs) {
     const c10::InferenceMode inference;
-    std::unique_lock lock(mutex, std::defer_lock);
-    if (serial) lock.lock();
     const c10::IValue value = module.forward(std::move(inputs));
     std::vector<Named> outputs;
     if (auto good = flatten(value, "", 0, outputs); !good) return std::unexpected(std::move(good).error());
@@ -166,7 +180,7 @@ struct TorchModel::State {
     const bool plain = !signature.inputs.empty() && !has_free_dimensions(signature);
     if (!plain || serial) return;
     auto frozen = torch::jit::freeze(module, std::nullopt, false);
-    State other;
+    State other({});
     other.module = frozen;
     for (const std::int64_t rows : {1, 3}) {
       const auto inputs = trial_inputs(signature, rows, 1, true);
@@ -185,8 +199,15 @@ struct TorchModel::State {
 TorchModel::TorchModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
 TorchModel::~TorchModel() = default;
 
+const ModelLimits& TorchModel::limits() const { return state_->limits; }
+std::int64_t TorchModel::loaded_bytes() const { return state_->loaded_bytes; }
+std::int64_t TorchModel::further_bytes() const { return state_->account.held_bytes() - state_->loaded_bytes; }
+bool TorchModel::keeps_state() const { return state_->serial; }
+bool TorchModel::is_spent() const { return state_->spent; }
+
 Result<std::shared_ptr<const TorchModel>> TorchModel::load(const std::filesystem::path& file, Origin origin,
-                                                           const Signature& signature) {
+                                                           const Signature& signature, const ModelLimits& limits) {
+  if (auto known = check_types(signature); !known) return std::unexpected(std::move(known).error());
   // Everybody's bytes, trained here or not: that they are ours is only what somebody said.
   auto scanned = [&]() -> Result<ScannedArchive> {
     auto mapped = MappedFile::open(file);
@@ -195,37 +216,46 @@ Result<std::shared_ptr<const TorchModel>> TorchModel::load(const std::filesystem
   }();
   if (!scanned) return std::unexpected(std::move(scanned).error());
   using Loaded = Result<std::shared_ptr<const TorchModel>>;
-  return guarded("cannot load the TorchScript file", Code::kInvalidArgument, Code::kInvalidArgument, [&]() -> Loaded {
-    if (auto same = check_same_archive(file.string(), *scanned); !same) return std::unexpected(std::move(same).error());
-    auto state = std::make_unique<State>();
-    // With a reader that knows zip archives only: given a path, torch looks for a flatbuffer first. Without the debug
-    // tables, which are read at the first exception only.
-    state->module =
-        torch::jit::load(std::make_shared<caffe2::serialize::FileAdapter>(file.string()), torch_device(), false);
-    if (auto good = check_module(state->module, *scanned); !good) return std::unexpected(std::move(good).error());
-    if (auto good = guard_operators(state->module); !good) return std::unexpected(std::move(good).error());
-    if (!state->module.find_method("forward")) {
-      return fail(Code::kInvalidArgument, "the TorchScript module has no method 'forward'");
-    }
-    state->module.eval();
-    for (at::Tensor parameter : state->module.parameters()) parameter.set_requires_grad(false);
-    state->serial = writes_attributes(state->module);
-    if (origin == Origin::kTrained) state->freeze_if_equal(signature);
-    return std::shared_ptr<const TorchModel>(new TorchModel(std::move(state)));
-  });
+  auto state = std::make_unique<State>(limits);
+  const MemoryAccount::Charge charge(state->account);
+  auto loaded =
+      guarded("cannot load the TorchScript file", Code::kInvalidArgument, Code::kInvalidArgument, [&]() -> Loaded {
+        if (auto same = check_same_archive(file.string(), *scanned); !same)
+          return std::unexpected(std::move(same).error());
+        // With a reader that knows zip archives only: given a path, torch looks for a flatbuffer first. Without the debug
+        // tables, which are read at the first exception only.
+        state->module =
+            torch::jit::load(std::make_shared<caffe2::serialize::FileAdapter>(file.string()), torch_device(), false);
+        if (auto good = check_module(state->module, *scanned); !good) return std::unexpected(std::move(good).error());
+        if (!state->module.find_method("forward")) {
+          return fail(Code::kInvalidArgument, "the TorchScript module has no method 'forward'");
+        }
+        state->module.eval();
+        for (at::Tensor parameter : state->module.parameters()) parameter.set_requires_grad(false);
+        state->serial = inferencer::keeps_state(state->module);
+        if (auto good = guard_operators(state->module); !good) return std::unexpected(std::move(good).error());
+        if (origin == Origin::kTrained) state->freeze_if_equal(signature);
+        state->loaded_bytes = state->account.held_bytes();
+        state->account.set_limit(state->loaded_bytes + state->limits.run_bytes);
+        return std::shared_ptr<const TorchModel>(new TorchModel(std::move(state)));
+      });
+  if (!loaded && charge.refused_bytes() > 0) {
+    return fail(Code::kTooLarge, std::format("the model does not fit: loading it takes more than the {} bytes that "
+                                             "models may take here (--max-model-memory-bytes)",
+                                             limits.load_bytes));
+  }
+  return loaded;
 }
 
 namespace {
 
-// The parts' rows of input `index`, one after the other, in `buffer`.
-at::Tensor gather(std::span<const Part> parts, std::size_t index, std::int64_t rows, at::Tensor& buffer) {
+// The parts' rows of input `index`, one after the other, in memory of its own: a model may keep what it is given.
+at::Tensor gather(std::span<const Part> parts, std::size_t index, std::int64_t rows) {
   const TensorSpec& first = parts[0].specs[index];
-  std::size_t bytes = 0;
-  for (const Part& part : parts) bytes += part.inputs[index].size();
-  if (!buffer.defined() || static_cast<std::size_t>(buffer.numel()) < bytes) {
-    buffer = at::empty({static_cast<std::int64_t>(std::max<std::size_t>(bytes + bytes / 2, 4096))}, at::kByte);
-  }
-  auto* to = static_cast<std::byte*>(buffer.data_ptr());
+  auto shape = first.shape;
+  if (parts.size() > 1) shape[0] = rows;
+  at::Tensor tensor = at::empty(shape, at::TensorOptions(scalar_type(first.dtype)));
+  auto* to = static_cast<std::byte*>(tensor.data_ptr());
   for (const Part& part : parts) {
     const Frame& frame = part.inputs[index];
     if (frame.size() == 0) continue;
@@ -236,9 +266,7 @@ at::Tensor gather(std::span<const Part> parts, std::size_t index, std::int64_t r
     }
     to += frame.size();
   }
-  auto shape = first.shape;
-  if (parts.size() > 1) shape[0] = rows;
-  return at::from_blob(buffer.data_ptr(), shape, at::TensorOptions(scalar_type(first.dtype)));
+  return tensor;
 }
 
 // In the signature's order: by name when the model names its outputs, else by position.
@@ -260,57 +288,76 @@ Result<std::vector<at::Tensor>> in_order(const Signature& signature, std::vector
   return ordered;
 }
 
+// The element type of an output that can be sent.
+Result<DType> carried(const std::string& name, const at::Tensor& tensor) {
+  if (!tensor.defined()) return fail(Code::kUnsupported, std::format("tensor '{}' is not set", name));
+  if (tensor.layout() != at::kStrided || tensor.is_meta() || tensor.is_nested())
+    return fail(Code::kUnsupported, std::format("tensor '{}' is not dense", name));
+  const auto dtype = dtype_of(tensor.scalar_type());
+  if (!dtype) {
+    return fail(Code::kUnsupported,
+                std::format("tensor '{}' has element type {}", name, c10::toString(tensor.scalar_type())));
+  }
+  return *dtype;
+}
+
 }  // namespace
 
-Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::span<const Part> parts,
-                                             Scratch& scratch) const {
+Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::span<const Part> parts) const {
   const std::int64_t rows = std::accumulate(parts.begin(), parts.end(), std::int64_t{0},
                                             [](std::int64_t sum, const Part& part) { return sum + part.rows; });
   const Code failed = has_free_dimensions(signature) ? Code::kInvalidArgument : Code::kInternal;
+  const ModelLimits& limits = state_->limits;
+  const std::int64_t kept = further_bytes();
+  const MemoryAccount::Charge charge(state_->account);
   using Ran = Result<std::vector<Outputs>>;
-  return guarded("the model failed", Code::kInvalidArgument, failed, [&]() -> Ran {
+  auto ran = guarded("the model failed", Code::kInvalidArgument, failed, [&]() -> Ran {
     const c10::InferenceMode inference;
-    auto& buffers = scratch.state_->buffers;
-    buffers.resize(std::max(buffers.size(), signature.inputs.size()));
     std::vector<c10::IValue> inputs;
     inputs.reserve(signature.inputs.size());
-    for (std::size_t i = 0; i < signature.inputs.size(); ++i) inputs.emplace_back(gather(parts, i, rows, buffers[i]));
-    const auto kept = inputs;  // an output that shares memory with an input is then known by its use count
+    for (std::size_t i = 0; i < signature.inputs.size(); ++i) inputs.emplace_back(gather(parts, i, rows));
+    const auto given = inputs;  // an output that shares memory with an input is then known by its use count
+    const auto turn = state_->turn();
     auto named = state_->forward(std::move(inputs));
     if (!named) return std::unexpected(std::move(named).error());
     auto tensors = in_order(signature, std::move(*named));
     if (!tensors) return std::unexpected(std::move(tensors).error());
 
     std::vector<Outputs> answers(parts.size());
+    std::vector<std::int64_t> answer_bytes(parts.size(), 0);
     for (std::size_t i = 0; i < tensors->size(); ++i) {
       const TensorSpec& wanted = signature.outputs[i];
       at::Tensor tensor = std::move((*tensors)[i]);
-      // Shared with the scratch, a parameter or another output: the next batch could write to it.
-      if (tensor.defined() && tensor.layout() == at::kStrided &&
-          (tensor.use_count() > 1 || tensor.storage().use_count() > 1)) {
+      const auto about = [&](const Error& error) {
+        return fail(Code::kInternal, "the model's output: " + error.message);
+      };
+      const auto dtype = carried(wanted.name, tensor);
+      if (!dtype) return about(dtype.error());
+      if (auto good = check_output(signature, i, *dtype, tensor.sizes(), rows); !good)
+        return std::unexpected(std::move(good).error());
+      // Before anything is copied. A tensor that repeats its elements is larger outside than inside torch.
+      auto whole = byte_count({.name = wanted.name, .dtype = *dtype, .shape = tensor.sizes().vec()});
+      if (!whole) return about(whole.error());
+      const std::int64_t row_bytes = parts.size() > 1 ? *whole / rows : *whole;
+      for (std::size_t p = 0; p < parts.size(); ++p) {
+        const std::int64_t bytes = parts.size() > 1 ? row_bytes * parts[p].rows : row_bytes;
+        if (auto good = check_answer_bytes(wanted.name, bytes, answer_bytes[p] += bytes, limits); !good)
+          return std::unexpected(std::move(good).error());
+      }
+      // Shared with an input, a parameter or another output: a later run could write to it.
+      if (tensor.use_count() > 1 || tensor.storage().use_count() > 1) {
         tensor = tensor.clone(at::MemoryFormat::Contiguous);
       }
       auto output = from_torch(wanted.name, tensor);
-      if (!output) return fail(Code::kInternal, "the model's output: " + output.error().message);
-      if (output->spec.dtype != wanted.dtype) {
-        return fail(Code::kInternal, std::format("output '{}' has data-type {}, the signature says {}", wanted.name,
-                                                 dtype_name(output->spec.dtype), dtype_name(wanted.dtype)));
-      }
-      const auto& shape = output->spec.shape;
-      if (shape.size() != wanted.shape.size() || (is_batchable(signature) && shape[0] != rows)) {
-        return fail(Code::kInternal,
-                    std::format("output '{}' has shape {} for a batch of {} rows, the signature says {}", wanted.name,
-                                to_string(shape), rows, to_string(wanted.shape)));
-      }
+      if (!output) return about(output.error());
       if (parts.size() == 1) {
         answers[0].specs.push_back(std::move(output->spec));
         answers[0].frames.push_back(std::move(output->frame));
         continue;
       }
-      const std::size_t row_bytes = output->frame.size() / static_cast<std::size_t>(rows);
       std::size_t at = 0;
       for (std::size_t p = 0; p < parts.size(); ++p) {
-        const std::size_t bytes = row_bytes * static_cast<std::size_t>(parts[p].rows);
+        const std::size_t bytes = static_cast<std::size_t>(row_bytes * parts[p].rows);
         TensorSpec spec = output->spec;
         spec.shape[0] = parts[p].rows;
         answers[p].specs.push_back(std::move(spec));
@@ -320,14 +367,31 @@ Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::sp
     }
     return answers;
   });
+  if (!ran && charge.refused_bytes() > 0) {
+    if (state_->serial && kept >= limits.run_bytes / 2) state_->spent = true;
+    return fail(
+        Code::kTooLarge,
+        std::format("the model wanted {} more bytes than the {} that a run may take (--max-run-memory-bytes); it "
+                    "held {} bytes when the run began",
+                    charge.refused_bytes(), limits.run_bytes, kept));
+  }
+  return ran;
 }
 
 Result<void> TorchModel::warm_up(const Signature& signature, std::int64_t rows) const {
-  return guarded("the model failed to warm up", Code::kInternal, Code::kInternal, [&]() -> Result<void> {
+  const MemoryAccount::Charge charge(state_->account);
+  auto warm = guarded("the model failed to warm up", Code::kInternal, Code::kInternal, [&]() -> Result<void> {
+    const auto turn = state_->turn();
     auto outputs = state_->forward(trial_inputs(signature, rows, 1));
     if (!outputs) return std::unexpected(std::move(outputs).error());
     return {};
   });
+  if (!warm && charge.refused_bytes() > 0) {
+    return fail(Code::kTooLarge, std::format("the model wanted {} more bytes than the {} that a run may take "
+                                             "(--max-run-memory-bytes) to warm up with {} rows",
+                                             charge.refused_bytes(), state_->limits.run_bytes, rows));
+  }
+  return warm;
 }
 
 Result<Signature> TorchModel::complete(Signature signature) const {
@@ -335,6 +399,7 @@ Result<Signature> TorchModel::complete(Signature signature) const {
     const auto what = std::format("a trial run of the model with zeros, {} row{}, failed", rows, rows == 1 ? "" : "s");
     using Tried = Result<std::vector<TensorBytes>>;
     return guarded(what, Code::kInvalidArgument, Code::kInvalidArgument, [&]() -> Tried {
+      const auto turn = state_->turn();
       auto outputs = state_->forward(trial_inputs(signature, rows, free_size));
       if (!outputs) return std::unexpected(std::move(outputs).error());
       std::vector<TensorBytes> specs;
@@ -358,6 +423,7 @@ Result<Signature> TorchModel::complete(Signature signature) const {
   // Dimensions that differ between the runs follow the input.
   std::vector<TensorSpec> found;
   for (TensorBytes& output : *first) found.push_back(std::move(output.spec));
+  const std::vector<TensorSpec> tried = found;
   const auto compare = [&](const std::vector<TensorBytes>& other, std::string_view how) -> Result<void> {
     if (other.size() != found.size())
       return fail(Code::kInvalidArgument,
@@ -413,6 +479,14 @@ Result<Signature> TorchModel::complete(Signature signature) const {
                                                         dtype_name(spec.dtype), to_string(spec.shape)));
       }
     }
+  }
+  const bool tried_by_name = std::ranges::all_of(
+      given, [&](const TensorSpec& spec) { return std::ranges::contains(tried, spec.name, &TensorSpec::name); });
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    const TensorSpec& actual =
+        tried_by_name ? *std::ranges::find(tried, given[i].name, &TensorSpec::name) : tried[i];
+    if (auto good = check_output(signature, i, actual.dtype, actual.shape, 1); !good)
+      return fail(Code::kInvalidArgument, "a trial run of the model: " + good.error().message);
   }
   if (!signature.classes.empty()) {
     const auto& shape = signature.outputs[0].shape;

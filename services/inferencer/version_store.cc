@@ -13,6 +13,7 @@
 
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
+#include "lib/torch_runtime/memory.h"
 #include "lib/wire/file_cache.h"
 #include "lib/wire/page.h"
 #include "services/inferencer/crash_guard.h"
@@ -28,6 +29,8 @@ using Clock = std::chrono::steady_clock;
 constexpr std::uint32_t kPage = 100;
 constexpr auto kListDeadline = std::chrono::seconds(2);  // it is tried again anyway
 constexpr auto kListRetry = std::chrono::seconds(1);
+constexpr auto kWeighEvery = std::chrono::seconds(1);
+constexpr auto kRestAfter = std::chrono::seconds(5);
 
 // `deadline` also bounds how long stop() may have to wait.
 Caller::Options reading(std::chrono::seconds deadline = std::chrono::seconds(5)) {
@@ -72,6 +75,9 @@ struct VersionStore::State {
   // The store's thread only: versions whose files are quarantined, and those of them that still run.
   std::map<msg::VersionKey, Digest> quarantined;
   std::set<msg::VersionKey> leaving;
+  // The thread's own.
+  std::map<msg::VersionKey, std::shared_ptr<const LoadedVersion>> keepers;  // of what is loaded, what keeps state
+  std::optional<Clock::time_point> rested;                                  // the engine's idle_since() of then
 
   std::thread thread;
 
@@ -81,6 +87,9 @@ struct VersionStore::State {
   Result<void> read_model(const std::string& name);
   Result<std::shared_ptr<const LoadedVersion>> load(const msg::VersionKey& key);
   void load_one(const msg::VersionKey& key);
+  void show_loaded() const;
+  void weigh_keepers();
+  void rest();
   void unload_some();
 };
 
@@ -183,6 +192,12 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
     quarantined.emplace(key, file->digest);
     return std::unexpected(refusal(key, *reason));
   }
+  if (file->size_bytes > static_cast<std::uint64_t>(options.model_limits.load_bytes)) {
+    return fail(Code::kTooLarge,
+                std::format("version {} of model '{}' has a file of {} bytes, and models may take {} "
+                            "bytes here (--max-model-memory-bytes)",
+                            key.version, key.model, file->size_bytes, options.model_limits.load_bytes));
+  }
   auto path = download_to_cache(registry, *file, options.cache_dir);
   if (!path) return std::unexpected(std::move(path).error());
   // From here on its code runs.
@@ -192,7 +207,8 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
   const auto guard = Watchdog::watch(
       options.watchdog,
       {.key = key, .digest = file->digest, .uploaded = version.uploaded, .until = Clock::now() + options.stuck_after});
-  auto model = TorchModel::load(*path, version.uploaded ? Origin::kUploaded : Origin::kTrained, version.signature);
+  auto model = TorchModel::load(*path, version.uploaded ? Origin::kUploaded : Origin::kTrained, version.signature,
+                                options.model_limits);
   if (!model) return std::unexpected(std::move(model).error());
 
   if (auto warm = warm_up(**model, version.signature, options.max_batch_rows); !warm)
@@ -220,17 +236,46 @@ void VersionStore::State::load_one(const msg::VersionKey& key) {
     events.on_failed(key, error);
     return;
   }
+  const std::int64_t bytes = (*version)->model->loaded_bytes();
+  if ((*version)->model->keeps_state()) keepers.emplace(key, *version);
   engine.add(std::move(*version));
   {
     const std::lock_guard lock(mutex);
-    table.loaded(key, Clock::now());
-    metrics().loaded.Set(static_cast<double>(table.ready().size()));
+    table.loaded(key, bytes, Clock::now());
+    show_loaded();
   }
   metrics().loads.Add({{"result", "ok"}}).Increment();
   metrics().load_time.Observe(std::chrono::duration<double>(took).count());
   spdlog::info("version ready model={} version={} load_ms={}", log_value(key.model), key.version,
                std::chrono::duration_cast<std::chrono::milliseconds>(took).count());
   events.on_ready(key);
+}
+
+void VersionStore::State::show_loaded() const {
+  metrics().loaded.Set(static_cast<double>(table.ready_count()));
+  metrics().model_bytes.Set(static_cast<double>(table.ready_bytes()));
+}
+
+// What a version keeps between its runs is memory like what it was loaded with. One that has used up what a run may
+// take is loaded afresh, and so begins anew.
+void VersionStore::State::weigh_keepers() {
+  for (const auto& [key, version] : keepers) {
+    const TorchModel& model = *version->model;
+    const std::lock_guard lock(mutex);
+    table.set_bytes(key, model.loaded_bytes() + model.further_bytes());
+    if (!model.is_spent()) continue;
+    spdlog::warn("version keeps too much model={} version={} bytes={}", log_value(key.model), key.version,
+                 model.further_bytes());
+    table.give_up(key);
+  }
+}
+
+// After a burst of large batches malloc holds what they took; when nothing has run for a while it is given back.
+void VersionStore::State::rest() {
+  const auto idle = engine.idle_since();
+  if (!idle || idle == rested || Clock::now() - *idle < kRestAfter) return;
+  rested = idle;
+  give_memory_back();
 }
 
 void VersionStore::State::unload_some() {
@@ -241,15 +286,18 @@ void VersionStore::State::unload_some() {
     candidates = table.to_unload(Clock::now());
   }
   for (const msg::VersionKey& key : candidates) {
+    std::shared_ptr<const LoadedVersion> gone;  // freed without the lock
     {
       // Under the lock, so that nobody hears "ready" from ask() about a version that has just gone.
       const std::lock_guard lock(mutex);
-      // Somebody may have asked for it, or desired it, since it was chosen.
-      if (!std::ranges::contains(table.to_unload(Clock::now()), key)) continue;
-      if (!engine.remove_if_idle(key)) continue;
+      // Somebody may have asked for it, or desired it, since it was chosen, and others may have made room.
+      if (!table.may_unload(key, Clock::now())) continue;
+      if (!engine.remove_if_idle(key, &gone)) continue;
       table.unloaded(key);
-      metrics().loaded.Set(static_cast<double>(table.ready().size()));
+      show_loaded();
     }
+    keepers.erase(key);
+    gone.reset();
     spdlog::info("version unloaded model={} version={}", log_value(key.model), key.version);
     events.on_ready(key);  // what is loaded has changed
   }
@@ -304,10 +352,12 @@ void VersionStore::State::run() {
       continue;
     }
     lock.unlock();
+    weigh_keepers();
     unload_some();
+    rest();
     lock.lock();
     // A version that is due to go may be busy: look again soon, but not at once.
-    auto until = list_at;
+    auto until = std::min(list_at, Clock::now() + (keepers.empty() ? kRestAfter : kWeighEvery));
     if (!leaving.empty()) until = std::min(until, Clock::now() + std::chrono::milliseconds(100));
     if (const auto next = table.next_wake())
       until = std::min(until, std::max(*next, Clock::now() + std::chrono::milliseconds(100)));

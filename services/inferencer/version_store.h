@@ -21,6 +21,7 @@ class VersionStore {
   struct Options {
     std::filesystem::path cache_dir;
     VersionTable::Limits limits;
+    ModelLimits model_limits;             // of each version
     std::int64_t max_batch_rows = 32;     // the largest batch to warm up
     std::chrono::seconds list_every{30};  // and at every gap in the registry's events
     // A module that takes longer to be loaded and warmed up is stuck, as `watchdog` then says.

@@ -1,141 +1,276 @@
 #include "services/inferencer/version_table.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace slipway::inferencer {
 
+VersionTable::Entry* VersionTable::find(const msg::VersionKey& key) const {
+  const auto line = lines_.find(key.model);
+  if (line == lines_.end()) return nullptr;
+  const auto entry = line->second.versions.find(key.version);
+  // The table's own, which a const map hands out as const.
+  return entry == line->second.versions.end() ? nullptr : const_cast<Entry*>(&entry->second);
+}
+
+VersionTable::Entry& VersionTable::entry_of(const msg::VersionKey& key) {
+  if (Entry* known = find(key)) return *known;
+  const auto line = lines_.try_emplace(key.model).first;
+  Entry& entry = line->second.versions[key.version];
+  entry.model = &line->first;
+  entry.line = &line->second;
+  entry.version = key.version;
+  return entry;
+}
+
+void VersionTable::forget(Entry& entry) {
+  const auto line = lines_.find(*entry.model);
+  line->second.versions.erase(entry.version);
+  if (line->second.versions.empty()) lines_.erase(line);
+}
+
+// Puts an entry where it waits to be loaded, or takes it from there.
+void VersionTable::refile(Entry& entry) {
+  ++looked_at_;
+  asked_.erase({entry.asked_at, &entry});
+  if (entry.in_wanted) wanted_.erase(*std::exchange(entry.in_wanted, std::nullopt));
+  const bool waits = entry.phase == Phase::kAbsent || (entry.phase == Phase::kFailed && !entry.in_retries);
+  if (!waits) return;
+  if (entry.asked) {
+    asked_.emplace(entry.asked_at, &entry);
+  } else if (entry.desired) {
+    entry.in_wanted = wanted_.emplace(entry.used, &entry);
+  } else {
+    forget(entry);  // so that made-up numbers do not pile up
+  }
+}
+
+void VersionTable::set_phase(Entry& entry, Phase phase) {
+  ++looked_at_;
+  if (entry.phase == Phase::kReady && phase != Phase::kReady) {
+    by_use_.erase(*std::exchange(entry.in_use, std::nullopt));
+    bytes_ -= entry.bytes;
+    leaving_.erase(&entry);
+    entry.given_up = false;
+    if (entry.desired) ++entry.line->desired_not_ready;
+  }
+  if (entry.phase != Phase::kReady && phase == Phase::kReady) {
+    entry.in_use = by_use_.emplace(entry.used, &entry);
+    bytes_ += entry.bytes;
+    if (entry.superseded) leaving_.insert(&entry);
+    if (entry.desired) --entry.line->desired_not_ready;
+  }
+  if (entry.phase == Phase::kLoading) loading_.erase(&entry);
+  if (phase == Phase::kLoading) loading_.insert(&entry);
+  entry.phase = phase;
+}
+
 void VersionTable::undesire(Entry& entry, TimePoint now) {
+  ++looked_at_;
   if (!entry.desired) return;
   entry.desired = false;
   entry.superseded = now;
-  entry.used = std::max(entry.used, now);
+  if (entry.phase == Phase::kReady) {
+    leaving_.insert(&entry);
+  } else {
+    --entry.line->desired_not_ready;
+  }
+  refile(entry);
 }
 
 void VersionTable::set_desired(const std::string& model, const std::set<std::uint64_t>& versions, TimePoint now) {
-  for (auto& [key, entry] : entries_) {
-    if (key.model == model && !versions.contains(key.version)) undesire(entry, now);
+  // Who takes over from a version that is in use will be in use itself.
+  TimePoint used{};
+  if (const auto line = lines_.find(model); line != lines_.end()) {
+    for (const auto& [version, entry] : line->second.versions) used = std::max(used, entry.used);
   }
   for (const std::uint64_t version : versions) {
-    Entry& entry = entries_[{model, version}];
+    Entry& entry = entry_of({model, version});
+    ++looked_at_;
+    if (entry.desired) continue;
     entry.desired = true;
     entry.superseded.reset();
+    if (!entry.given_up) leaving_.erase(&entry);
+    if (entry.phase != Phase::kReady) {
+      ++entry.line->desired_not_ready;
+      entry.used = used;
+    }
+    refile(entry);
+  }
+  if (const auto line = lines_.find(model); line != lines_.end()) {
+    // Of those that are no longer desired, some are forgotten, and with the last one the line.
+    std::vector<Entry*> others;
+    for (auto& [version, entry] : line->second.versions) {
+      if (!versions.contains(version)) others.push_back(&entry);
+    }
+    for (Entry* entry : others) undesire(*entry, now);
   }
 }
 
 void VersionTable::keep_only(const std::set<std::string>& models, TimePoint now) {
-  for (auto& [key, entry] : entries_) {
-    if (!models.contains(key.model)) undesire(entry, now);
+  std::vector<std::string> gone;
+  for (const auto& [model, line] : lines_) {
+    ++looked_at_;
+    if (!models.contains(model)) gone.push_back(model);
   }
+  for (const std::string& model : gone) set_desired(model, {}, now);
+}
+
+void VersionTable::use(Entry& entry, TimePoint now) {
+  entry.used = std::max(entry.used, now);
+  if (!entry.in_use) return;
+  auto node = by_use_.extract(*entry.in_use);
+  node.key() = entry.used;
+  entry.in_use = by_use_.insert(by_use_.end(), std::move(node));
 }
 
 Result<bool> VersionTable::ask(const msg::VersionKey& key, TimePoint now) {
-  Entry& entry = entries_[key];
-  entry.used = now;
-  if (entry.phase == Phase::kReady) return true;
+  ++looked_at_;
+  Entry& entry = entry_of(key);
+  use(entry, now);
+  if (entry.phase == Phase::kReady && !entry.given_up) return true;
   if (entry.phase == Phase::kFailed && now < entry.retry_at) {
     Error error = entry.error;
     error.retry_after = std::chrono::ceil<std::chrono::milliseconds>(entry.retry_at - now);
     return std::unexpected(std::move(error));
   }
-  entry.asked = true;
+  if (entry.in_retries) retries_.erase(*std::exchange(entry.in_retries, std::nullopt));
+  if (!entry.asked) {
+    entry.asked = true;
+    entry.asked_at = now;
+    refile(entry);
+  }
   return false;
 }
 
-std::optional<msg::VersionKey> VersionTable::next_load(TimePoint now) {
-  // A failed version that nobody wants any more is forgotten, so that made-up numbers do not pile up.
-  std::erase_if(entries_, [&](const auto& item) {
-    const Entry& entry = item.second;
-    return !entry.desired && !entry.asked && now >= entry.retry_at &&
-           (entry.phase == Phase::kFailed || entry.phase == Phase::kAbsent);
-  });
-  auto chosen = entries_.end();
-  for (auto item = entries_.begin(); item != entries_.end(); ++item) {
-    const Entry& entry = item->second;
-    const bool waits = entry.phase == Phase::kAbsent || (entry.phase == Phase::kFailed && now >= entry.retry_at);
-    if (!waits || !(entry.desired || entry.asked)) continue;
-    if (entry.asked) {
-      chosen = item;
-      break;
-    }
-    if (chosen == entries_.end()) chosen = item;
-  }
-  if (chosen == entries_.end()) return std::nullopt;
-  chosen->second.phase = Phase::kLoading;
-  return chosen->first;
+bool VersionTable::over() const {
+  return by_use_.size() > 1 && (by_use_.size() > limits_.max_loaded || bytes_ > limits_.max_bytes);
 }
 
-void VersionTable::loaded(const msg::VersionKey& key, TimePoint now) {
-  Entry& entry = entries_[key];
-  entry.phase = Phase::kReady;
+// Whether a version that nobody asked for may be loaded: it fits, or would if only versions went whose last use is
+// older. One that was never loaded is taken to be small, once.
+bool VersionTable::has_room(const Entry& entry) const {
+  std::size_t count = by_use_.size();
+  std::int64_t bytes = bytes_;
+  const auto fits = [&] {
+    return count < limits_.max_loaded && bytes < limits_.max_bytes && entry.bytes <= limits_.max_bytes - bytes;
+  };
+  for (auto oldest = by_use_.begin(); oldest != by_use_.end() && oldest->first < entry.used && !fits(); ++oldest) {
+    ++looked_at_;
+    --count;
+    bytes -= oldest->second->bytes;
+  }
+  return fits();
+}
+
+VersionTable::Entry* VersionTable::next_wanted(bool untried) const {
+  // Smaller ones behind many that do not fit are left until somebody asks.
+  constexpr int kMostLookedAt = 16;
+  int looks = 0;
+  for (auto wanted = wanted_.begin(); wanted != wanted_.end() && looks < kMostLookedAt; ++wanted, ++looks) {
+    ++looked_at_;
+    Entry* const entry = wanted->second;
+    if ((!untried || entry->failures == 0) && has_room(*entry)) return entry;
+  }
+  return nullptr;
+}
+
+std::optional<msg::VersionKey> VersionTable::next_load(TimePoint now) {
+  while (!retries_.empty() && retries_.begin()->first <= now) {
+    Entry& entry = *retries_.begin()->second;
+    retries_.erase(*std::exchange(entry.in_retries, std::nullopt));
+    refile(entry);
+  }
+  Entry* const chosen = asked_.empty() ? next_wanted(false) : asked_.begin()->second;
+  if (chosen == nullptr) return std::nullopt;
+  set_phase(*chosen, Phase::kLoading);
+  refile(*chosen);
+  return key_of(*chosen);
+}
+
+void VersionTable::loaded(const msg::VersionKey& key, std::int64_t bytes, TimePoint now) {
+  Entry& entry = entry_of(key);
+  if (entry.asked) entry.used = std::max(entry.used, now);
   entry.asked = false;
   entry.failures = 0;
-  entry.used = std::max(entry.used, now);
+  entry.bytes = bytes;
+  set_phase(entry, Phase::kReady);
 }
 
 void VersionTable::failed(const msg::VersionKey& key, Error error, TimePoint now) {
-  Entry& entry = entries_[key];
-  entry.phase = Phase::kFailed;
+  Entry& entry = entry_of(key);
+  set_phase(entry, Phase::kFailed);
   entry.asked = false;
   const auto doubled = limits_.first_retry * (std::int64_t{1} << std::min(entry.failures, 20));
   entry.retry_at = now + std::min(doubled, limits_.longest_retry);
   ++entry.failures;
   entry.error = std::move(error);
+  entry.in_retries = retries_.emplace(entry.retry_at, &entry);
 }
 
-bool VersionTable::successors_ready(const std::string& model) const {
-  return std::ranges::all_of(entries_, [&](const auto& item) {
-    return item.first.model != model || !item.second.desired || item.second.phase == Phase::kReady;
-  });
+void VersionTable::set_bytes(const msg::VersionKey& key, std::int64_t bytes) {
+  Entry* const entry = find(key);
+  if (entry == nullptr || entry->phase != Phase::kReady) return;
+  bytes_ += bytes - entry->bytes;
+  entry->bytes = bytes;
+}
+
+void VersionTable::give_up(const msg::VersionKey& key) {
+  Entry* const entry = find(key);
+  if (entry == nullptr || entry->phase != Phase::kReady) return;
+  entry->given_up = true;
+  leaving_.insert(entry);
+}
+
+bool VersionTable::is_superseded(const Entry& entry, TimePoint now) const {
+  return entry.superseded && now >= std::max(*entry.superseded, entry.used) + limits_.linger &&
+         entry.line->desired_not_ready == 0;
 }
 
 std::vector<msg::VersionKey> VersionTable::to_unload(TimePoint now) const {
   std::vector<msg::VersionKey> gone;
-  std::vector<std::pair<TimePoint, msg::VersionKey>> others;  // not desired, by last use
-  std::size_t ready = 0;
-  std::size_t desired = 0;
-  for (const auto& [key, entry] : entries_) {
-    if (entry.desired) ++desired;
-    if (entry.phase != Phase::kReady) continue;
-    ++ready;
-    if (entry.desired) continue;
-    const bool superseded = entry.superseded && now >= std::max(*entry.superseded, entry.used) + limits_.linger;
-    if (superseded && successors_ready(key.model)) {
-      gone.push_back(key);
-      --ready;
-    } else if (!entry.superseded || successors_ready(key.model)) {
-      others.emplace_back(entry.used, key);
-    }
+  for (const Entry* entry : leaving_) {
+    ++looked_at_;
+    if (entry->given_up || is_superseded(*entry, now)) gone.push_back(key_of(*entry));
   }
-  std::ranges::sort(others);
-  const std::size_t room = std::max(limits_.max_loaded, desired + 1);
-  for (auto other = others.begin(); other != others.end() && ready > room; ++other, --ready)
-    gone.push_back(other->second);
+  std::ranges::sort(gone);
+  if (!over()) return gone;
+  for (auto item = by_use_.begin(); item != std::prev(by_use_.end()); ++item) {
+    ++looked_at_;
+    const Entry& entry = *item->second;
+    if (!entry.given_up && !is_superseded(entry, now)) gone.push_back(key_of(entry));
+  }
   return gone;
 }
 
+bool VersionTable::may_unload(const msg::VersionKey& key, TimePoint now) const {
+  ++looked_at_;
+  const Entry* const entry = find(key);
+  if (entry == nullptr || entry->phase != Phase::kReady) return false;
+  if (entry->given_up || is_superseded(*entry, now)) return true;
+  return over() && *entry->in_use != std::prev(by_use_.end());
+}
+
 void VersionTable::unloaded(const msg::VersionKey& key) {
-  const auto found = entries_.find(key);
-  if (found == entries_.end()) return;
-  if (found->second.desired) {
-    found->second.phase = Phase::kAbsent;
-  } else {
-    entries_.erase(found);
-  }
+  Entry* const entry = find(key);
+  if (entry == nullptr) return;
+  set_phase(*entry, Phase::kAbsent);
+  refile(*entry);
 }
 
 std::vector<msg::VersionKey> VersionTable::ready() const {
   std::vector<msg::VersionKey> keys;
-  for (const auto& [key, entry] : entries_) {
-    if (entry.phase == Phase::kReady) keys.push_back(key);
-  }
+  keys.reserve(by_use_.size());
+  for (const auto& [used, entry] : by_use_) keys.push_back(key_of(*entry));
+  std::ranges::sort(keys);
   return keys;
 }
 
 bool VersionTable::settled() const {
-  return std::ranges::all_of(entries_, [](const auto& item) {
-    const Entry& entry = item.second;
-    return !entry.desired || entry.phase == Phase::kReady || entry.failures > 0;
-  });
+  const auto untried = [](const Entry* entry) { return entry->desired && entry->failures == 0; };
+  return std::ranges::none_of(loading_, untried) &&
+         std::ranges::none_of(asked_, [&](const auto& item) { return untried(item.second); }) &&
+         next_wanted(true) == nullptr;
 }
 
 std::optional<VersionTable::TimePoint> VersionTable::next_wake() const {
@@ -143,10 +278,14 @@ std::optional<VersionTable::TimePoint> VersionTable::next_wake() const {
   const auto at_least = [&](TimePoint time) {
     if (!next || time < *next) next = time;
   };
-  for (const auto& [key, entry] : entries_) {
-    if (entry.phase == Phase::kFailed) at_least(entry.retry_at);
-    if (entry.phase == Phase::kReady && entry.superseded)
-      at_least(std::max(*entry.superseded, entry.used) + limits_.linger);
+  if (!retries_.empty()) at_least(retries_.begin()->first);
+  for (const Entry* entry : leaving_) {
+    ++looked_at_;
+    if (entry->given_up) {
+      at_least(TimePoint::min());
+    } else if (entry->line->desired_not_ready == 0) {
+      at_least(std::max(*entry->superseded, entry->used) + limits_.linger);
+    }
   }
   return next;
 }

@@ -12,6 +12,11 @@ std::optional<Watchdog::Run> Watchdog::overdue(TimePoint now) const {
   return std::nullopt;
 }
 
+std::size_t Watchdog::running() const {
+  const std::lock_guard lock(mutex_);
+  return runs_.size();
+}
+
 std::uint64_t Watchdog::begin(Run run) {
   const std::lock_guard lock(mutex_);
   runs_.emplace(++next_, std::move(run));

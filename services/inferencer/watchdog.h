@@ -43,6 +43,9 @@ class Watchdog {
     return {watchdog, watchdog == nullptr ? 0 : watchdog->begin(std::move(run))};
   }
 
+  // Models that run now.
+  [[nodiscard]] std::size_t running() const;
+
   // A run that should have ended before `now`.
   [[nodiscard]] std::optional<Run> overdue(TimePoint now) const;
 

@@ -1,8 +1,11 @@
 #include "services/inferencer/engine.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <future>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "lib/torch_runtime/torch_runtime.h"
@@ -27,8 +30,10 @@ class EngineTest : public testing::Test {
   static void SetUpTestSuite() { start_torch(1); }
 
   void add(Engine& engine, const std::string& source, const Signature& signature = rows_of(2),
-           const msg::VersionKey& key = kKey) {
-    auto model = TorchModel::load(save_module(folder_, random_hex(64) + ".pt", source), Origin::kUploaded, signature);
+           const msg::VersionKey& key = kKey, const ModelLimits& limits = {},
+           const std::function<void(torch::jit::Module&)>& fill = {}) {
+    auto model = TorchModel::load(save_module(folder_, random_hex(64) + ".pt", source, fill), Origin::kUploaded,
+                                  signature, limits);
     ASSERT_TRUE(model) << model.error().message;
     engine.add(
         std::make_shared<const LoadedVersion>(LoadedVersion{.key = key, .signature = signature, .model = *model}));
@@ -41,11 +46,12 @@ class EngineTest : public testing::Test {
 
   static std::future<Result<Answer>> submit(Engine& engine, CheckedInputs request, Asker asker = {},
                                             std::optional<Clock::time_point> deadline = {},
-                                            const msg::VersionKey& key = kKey) {
+                                            const msg::VersionKey& key = kKey, bool alone = false) {
     auto promise = std::make_shared<std::promise<Result<Answer>>>();
     auto future = promise->get_future();
-    engine.submit(key, std::move(request), std::move(asker), deadline,
-                  [promise](Result<Answer> answer) { promise->set_value(std::move(answer)); });
+    engine.submit(
+        key, std::move(request), std::move(asker), deadline,
+        [promise](Result<Answer> answer) { promise->set_value(std::move(answer)); }, alone);
     return future;
   }
 
@@ -224,6 +230,163 @@ TEST_F(EngineTest, ABusyVersionCannotBeRemoved) {
   EXPECT_TRUE(engine.remove_if_idle({"other", 1}));
   engine.stop();
   EXPECT_EQ(waiting.get().error().code, Code::kUnavailable);
+}
+
+const msg::VersionKey kOther{"other", 1};
+
+template <class T>
+bool is_ready(const std::future<T>& future) {
+  return future.wait_for(0s) == std::future_status::ready;
+}
+
+TEST_F(EngineTest, ARequestThatMustBeAloneRunsInABatchOfItsOwn) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 8, .max_queued_rows = 100, .max_wait = 0us}});
+  add(engine, kSlow, rows_of(2), kOther);
+  for (const std::int64_t width : {std::int64_t{2}, std::int64_t{-1}}) {
+    add(engine, kDouble, rows_of(width));
+    const auto blocker = submit(engine, inputs({1, 2}), {}, {}, kOther);
+    auto first = submit(engine, inputs({1, 2}));
+    auto alone = submit(engine, inputs({3, 4}), {}, {}, kKey, true);
+    auto other = submit(engine, inputs({5, 6}), {}, {}, kKey, true);
+    auto second = submit(engine, inputs({7, 8}));
+    EXPECT_EQ(first.get()->batch_rows, 2);
+    EXPECT_EQ(second.get()->batch_rows, 2);
+    EXPECT_EQ(alone.get()->batch_rows, 1);
+    const auto last = other.get();
+    EXPECT_EQ(last->batch_rows, 1);
+    EXPECT_EQ(values(*last), (std::vector<float>{10, 12}));
+    ASSERT_TRUE(engine.remove_if_idle(kKey));
+  }
+}
+
+TEST_F(EngineTest, OneVersionCannotTakeAllThePlacesFromTheOthers) {
+  Engine engine(
+      {.instances = 1, .limits = {.max_rows = 1, .max_queued_rows = 100, .max_wait = 0us}, .max_requests = 8});
+  add(engine, kSlow);
+  add(engine, kDouble, rows_of(2), kOther);
+  std::vector<std::future<Result<Answer>>> slow;
+  for (int i = 0; i < 20; ++i) slow.push_back(submit(engine, inputs({1, 2})));
+  std::vector<std::future<Result<Answer>>> others;
+  for (int i = 0; i < 2; ++i) others.push_back(submit(engine, inputs({1, 2}), {}, {}, kOther));
+  for (auto& each : others) EXPECT_TRUE(each.get());
+  EXPECT_FALSE(is_ready(slow[3]));  // fairness: they did not wait for all that came before
+  int refused = 0;
+  for (auto& each : slow) {
+    const auto answer = each.get();
+    if (answer) continue;
+    EXPECT_EQ(answer.error().code, Code::kOverloaded);
+    EXPECT_TRUE(answer.error().message.contains("of at most 8")) << answer.error().message;
+    ++refused;
+  }
+  EXPECT_EQ(refused, 16);
+}
+
+TEST_F(EngineTest, TheOnlyVersionMayHaveAllThePlaces) {
+  Engine engine(
+      {.instances = 1, .limits = {.max_rows = 8, .max_queued_rows = 100, .max_wait = 0us}, .max_requests = 8});
+  add(engine, kDouble);
+  std::vector<std::future<Result<Answer>>> all;
+  for (int i = 0; i < 50; ++i) all.push_back(submit(engine, inputs({1, 2})));
+  for (auto& each : all) EXPECT_TRUE(each.get());
+}
+
+TEST_F(EngineTest, OneVersionCannotTakeAllTheBytesFromTheOthers) {
+  Engine engine(
+      {.instances = 1, .limits = {.max_rows = 1, .max_queued_rows = 100, .max_wait = 0us}, .max_queued_bytes = 80});
+  add(engine, kSlow);
+  add(engine, kDouble, rows_of(2), kOther);
+  std::vector<std::future<Result<Answer>>> slow;
+  for (int i = 0; i < 20; ++i) slow.push_back(submit(engine, inputs({1, 2})));
+  EXPECT_TRUE(submit(engine, inputs({1, 2, 3, 4}), {}, {}, kOther).get());
+  int taken = 0;
+  for (auto& each : slow) taken += each.get() ? 1 : 0;
+  EXPECT_GE(taken, 5);
+  EXPECT_LE(taken, 7);  // half of the bytes, and what had begun meanwhile
+}
+
+TEST_F(EngineTest, ASlowVersionLeavesOneInstanceToTheOthers) {
+  Engine engine(
+      {.instances = 2, .limits = {.max_rows = 1, .max_queued_rows = 100, .max_wait = 0us}, .slow_batch = 0ms});
+  add(engine, kSlow);
+  add(engine, kDouble, rows_of(2), kOther);
+  std::vector<std::future<Result<Answer>>> slow;
+  for (int i = 0; i < 6; ++i) slow.push_back(submit(engine, inputs({1, 2})));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(submit(engine, inputs({1, 2}), {}, {}, kOther).get());
+  EXPECT_FALSE(is_ready(slow[2]));
+  for (auto& each : slow) EXPECT_TRUE(each.get());
+}
+
+TEST_F(EngineTest, TheBatchesOfALargeRequestRunOnAllInstances) {
+  Watchdog watchdog;
+  Engine engine(
+      {.instances = 2, .limits = {.max_rows = 1, .max_queued_rows = 100, .max_wait = 0us}, .watchdog = &watchdog});
+  add(engine, kSlow);
+  ASSERT_TRUE(submit(engine, inputs({1, 2})).get());  // both threads then wait
+  auto large = submit(engine, inputs({1, 2, 3, 4, 5, 6, 7, 8}));
+  std::size_t most = 0;
+  while (!is_ready(large)) most = std::max(most, watchdog.running());
+  EXPECT_EQ(most, 2U);
+  EXPECT_TRUE(large.get());
+}
+
+TEST_F(EngineTest, AJoinedAnswerOverTheLimitIsRefused) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 4, .max_queued_rows = 16, .max_wait = 0us}});
+  add(engine, kDouble, rows_of(2), kKey, {.tensor_bytes = 40});
+  EXPECT_TRUE(submit(engine, inputs(std::vector<float>(10))).get());
+  const auto refused = submit(engine, inputs(std::vector<float>(12))).get();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kTooLarge);
+  EXPECT_TRUE(refused.error().message.contains("48 bytes")) << refused.error().message;
+}
+
+TEST_F(EngineTest, AModelThatKeepsAListIsRunByOneInstanceAtATime) {
+  Engine engine({.instances = 2, .limits = {.max_rows = 1, .max_queued_rows = 10'000, .max_wait = 0us}});
+  add(engine, "def forward(self, x):\n  self.items.append(x)\n  return x * 0 + len(self.items)\n", rows_of(2), kKey, {},
+      [](torch::jit::Module& module) {
+        module.register_attribute("items", c10::ListType::ofTensors(), c10::List<at::Tensor>());
+      });
+  std::vector<std::future<Result<Answer>>> all;
+  for (int i = 0; i < 2000; ++i) all.push_back(submit(engine, inputs({1, 2})));
+  std::set<float> counts;
+  for (auto& each : all) {
+    const auto answer = each.get();
+    ASSERT_TRUE(answer) << answer.error().message;
+    counts.insert(values(*answer)[0]);
+  }
+  EXPECT_EQ(counts.size(), 2000U);
+}
+
+// With a scan of all for each these would be thousands of millions of steps under the lock.
+TEST_F(EngineTest, ManyRequestsAreCancelledAndExpireOneByOne) {
+  constexpr int kMany = 40'000;
+  Engine engine({.instances = 1, .limits = {.max_rows = 2 * kMany, .max_queued_rows = 2 * kMany, .max_wait = 1h}});
+  add(engine, kDouble);
+  const auto deadline = Clock::now() + 1h;
+  std::atomic<int> late{0};
+  for (std::uint64_t i = 1; i <= kMany; ++i) {
+    engine.submit(kKey, inputs({1, 2}), {.socket = {}, .peer = "a", .correlation = i}, deadline + i * 1us,
+                  [&](const Result<Answer>& answer) {
+                    EXPECT_EQ(answer.error().code, Code::kDeadlineExceeded);
+                    ++late;
+                  });
+  }
+  for (std::uint64_t i = kMany; i > 0; i -= 2) engine.cancel({.socket = {}, .peer = "a", .correlation = i});
+  EXPECT_EQ(engine.outstanding(), kMany / 2U);
+  for (std::uint64_t i = 1; i <= kMany; ++i) engine.expire(deadline + i * 1us);
+  EXPECT_EQ(late, kMany / 2);
+  EXPECT_EQ(engine.outstanding(), 0U);
+  EXPECT_TRUE(engine.remove_if_idle(kKey));
+}
+
+TEST_F(EngineTest, IsIdleSinceItsLatestBatch) {
+  Engine engine({.instances = 1, .limits = {}});
+  add(engine, kDouble);
+  EXPECT_EQ(engine.idle_since(), std::nullopt);
+  const auto before = Clock::now();
+  ASSERT_TRUE(submit(engine, inputs({1, 2})).get());
+  const auto idle = engine.idle_since();
+  ASSERT_TRUE(idle);
+  EXPECT_GE(*idle, before);
 }
 
 }  // namespace

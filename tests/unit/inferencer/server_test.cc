@@ -345,6 +345,64 @@ TEST_F(ServerTest, AMessageOfAnotherKindIsUnsupported) {
   EXPECT_EQ(code(gateway_.receive(gateway_.send(msg::RunJob{}))), Code::kUnsupported);
 }
 
+std::string with_weights(const Folder& folder, std::int64_t floats) {
+  return read_file(
+      save_module(folder, "fat.pt", "def forward(self, x):\n  return x * self.w[0]\n",
+                  [&](torch::jit::Module& module) { module.register_buffer("w", torch::full({floats}, 2.0F)); }));
+}
+
+TEST_F(ServerTest, LatestVersionsThatDoNotFitLeaveAndComeBackWhenAskedFor) {
+  for (const std::string name : {"a", "b", "c"})
+    registry_.publish(name, 1, with_weights(folder_, 100'000), rows_of(2), true);
+  start([](Server::Options& options) { options.store.limits.max_bytes = 900'000; });
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.loaded.size() == 2; }));
+  for (int round = 0; round < 2; ++round) {
+    for (const std::string name : {"a", "b", "c"}) {
+      EXPECT_EQ(values(gateway_.infer(name, 1, {1, 2})), (std::vector<float>{2, 4}));
+      EXPECT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.loaded.size() <= 2; }));
+    }
+  }
+  EXPECT_EQ(server_->not_ready(), "");
+}
+
+TEST_F(ServerTest, AModelLargerThanTheMemoryForModelsIsRefusedWithTheReason) {
+  registry_.publish("m", 1, with_weights(folder_, 100'000), rows_of(2), true);
+  start([](Server::Options& options) { options.store.model_limits.load_bytes = 300'000; });
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  const Message refused = gateway_.infer("m", 1, {1, 2});
+  EXPECT_EQ(code(refused), Code::kTooLarge);
+  EXPECT_TRUE(std::get<msg::Error>(refused.envelope.body).message.contains("may take 300000"));
+}
+
+TEST_F(ServerTest, AModelThatKeepsTooMuchIsLoadedAfresh) {
+  const std::string hoard = read_file(
+      save_module(folder_, "hoard.pt",
+                  "def forward(self, x):\n  self.items.append(x.repeat([1, 500]))\n  return x * 0 + len(self.items)\n",
+                  [](torch::jit::Module& module) {
+                    module.register_attribute("items", c10::ListType::ofTensors(), c10::List<at::Tensor>());
+                  }));
+  registry_.publish("m", 1, hoard, rows_of(2), true);
+  start([](Server::Options& options) {
+    options.store.max_batch_rows = 1;
+    options.store.model_limits.run_bytes = 100'000;
+  });
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  bool refused = false;
+  for (int i = 0; i < 30 && !refused; ++i) {
+    const Message answer = gateway_.infer("m", 1, {1, 2});
+    const auto* error = std::get_if<msg::Error>(&answer.envelope.body);
+    refused = error != nullptr && from_message(*error).code == Code::kTooLarge;
+  }
+  EXPECT_TRUE(refused);
+  // Meanwhile it may be refused; in the end it has begun anew.
+  while (true) {
+    const Message answer = gateway_.infer("m", 1, {1, 2});
+    if (std::holds_alternative<msg::Error>(answer.envelope.body)) continue;
+    EXPECT_LT(values(answer)[0], 10);
+    break;
+  }
+}
+
 // Slow on purpose, not for ever: the test must be able to join its thread.
 TEST_F(ServerTest, AStuckUploadIsQuarantinedAndNotRunAgain) {
   const std::string slow = read_file(save_module(

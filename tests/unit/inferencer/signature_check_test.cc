@@ -84,5 +84,53 @@ TEST(SignatureCheck, AFixedFirstDimensionIsNotABatch) {
   EXPECT_TRUE(has_free_dimensions({.inputs = {spec("a", {-1, -1})}, .outputs = {}, .classes = {}}));
 }
 
+const auto kUnknown = static_cast<DType>(99);
+
+TEST(SignatureCheck, AnElementTypeOfALaterReleaseIsRefusedAndNamed) {
+  const Signature later{.inputs = {spec("a", {-1, 2}, kUnknown)}, .outputs = {spec("y", {-1, 1})}, .classes = {}};
+  const auto checked = check_inputs("m", later, {spec("a", {1, 2}, kUnknown)}, {floats(2)});
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().code, Code::kUnsupported);
+  EXPECT_TRUE(checked.error().message.contains("unknown(99)")) << checked.error().message;
+  EXPECT_TRUE(message({spec("a", {1, 2}, kUnknown), spec("b", {1, 3})}, {floats(2), floats(3)})
+                  .contains("data-type is 'unknown(99)'"));
+  EXPECT_EQ(check_types(later).error().code, Code::kUnsupported);
+  EXPECT_EQ(check_types({.inputs = {}, .outputs = {spec("y", {1}, kUnknown)}, .classes = {}}).error().code,
+            Code::kUnsupported);
+  EXPECT_TRUE(check_types(kTwo));
+}
+
+TEST(SignatureCheck, AnOutputUnlikeItsSignatureIsAFaultOfItsModel) {
+  const Signature signature{.inputs = {spec("x", {-1, 2})}, .outputs = {spec("y", {-1, 3, -1})}, .classes = {}};
+  struct Case {
+    DType dtype;
+    std::vector<std::int64_t> shape;
+    bool good;
+  };
+  const std::vector<Case> cases{
+      {DType::kF32, {4, 3, 5}, true},       {DType::kF64, {4, 3, 5}, false},    {kUnknown, {4, 3, 5}, false},
+      {DType::kF32, {4, 3}, false},         {DType::kF32, {4, 3, 5, 1}, false}, {DType::kF32, {4, 2, 5}, false},
+      {DType::kF32, {4, 0, 5}, false},      {DType::kF32, {3, 3, 5}, false},    {DType::kF32, {4, 3, 0}, true},
+      {DType::kF32, {4, 3, 1 << 30}, true},
+  };
+  for (const Case& each : cases) {
+    const auto checked = check_output(signature, 0, each.dtype, each.shape, 4);
+    EXPECT_EQ(checked.has_value(), each.good) << testing::PrintToString(each.shape);
+    if (!checked) {
+      EXPECT_EQ(checked.error().code, Code::kInternal);
+    }
+  }
+}
+
+TEST(SignatureCheck, AnOutputWithoutElementsStandsForABoundedNumberOfLists) {
+  const Signature free{.inputs = {spec("x", {-1, 2})}, .outputs = {spec("y", {-1, -1, -1})}, .classes = {}};
+  EXPECT_TRUE(check_output(free, 0, DType::kF32, std::vector<std::int64_t>{1, 65'536, 0}, 1));
+  EXPECT_FALSE(check_output(free, 0, DType::kF32, std::vector<std::int64_t>{1, 65'537, 0}, 1));
+  EXPECT_FALSE(check_output(free, 0, DType::kF32, std::vector<std::int64_t>{2, std::int64_t{1} << 62, 0}, 2));
+  // Nor does a signature that says so make it better.
+  const Signature flood{.inputs = {spec("x", {-1, 2})}, .outputs = {spec("y", {-1, 100'000'000, 0})}, .classes = {}};
+  EXPECT_FALSE(check_output(flood, 0, DType::kF32, std::vector<std::int64_t>{1, 100'000'000, 0}, 1));
+}
+
 }  // namespace
 }  // namespace slipway::inferencer

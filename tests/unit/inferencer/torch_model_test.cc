@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "lib/torch_runtime/torch_runtime.h"
+#include "services/inferencer/keeps_state.h"
 #include "tests/unit/inferencer/models.h"
 
 namespace slipway::inferencer {
@@ -39,11 +40,10 @@ class TorchModelTest : public testing::Test {
     std::vector<Part> parts;
     for (std::size_t i = 0; i < requests.size(); ++i)
       parts.push_back({.specs = specs[i], .inputs = frames[i], .rows = specs[i][0].shape[0]});
-    return model.run(signature, parts, scratch_);
+    return model.run(signature, parts);
   }
 
   Folder folder_;
-  Scratch scratch_;
 };
 
 TEST_F(TorchModelTest, EachPartGetsItsOwnRows) {
@@ -71,7 +71,7 @@ TEST_F(TorchModelTest, AnInPlaceModelDoesNotWriteIntoTheRequest) {
   const std::vector<TensorSpec> specs{f32("x", {1, 2})};
   const std::vector<Frame> frames{frame};
   const Part part{.specs = specs, .inputs = frames, .rows = 1};
-  ASSERT_TRUE(model->run(rows_of(2), {&part, 1}, scratch_));
+  ASSERT_TRUE(model->run(rows_of(2), {&part, 1}));
   EXPECT_EQ(floats(frame), (std::vector<float>{1, 2}));
 }
 
@@ -168,17 +168,219 @@ TEST_F(TorchModelTest, ClassNamesMustFitTheOutput) {
   EXPECT_EQ(model->complete(given).error().code, Code::kInvalidArgument);
 }
 
+// A model that keeps what it is given keeps its own memory, not the one in which other models' rows are gathered next.
+TEST_F(TorchModelTest, AModelThatKeepsItsInputSeesNobodyElsesBytes) {
+  const auto path = save_module(
+      folder_, "spy.pt", "def forward(self, x):\n  answer = self.kept * 1\n  self.kept = x\n  return answer\n",
+      [](torch::jit::Module& module) { module.register_buffer("kept", torch::zeros({1, 2})); });
+  const auto spy = *TorchModel::load(path, Origin::kUploaded, rows_of(2));
+  const auto victim = load("def forward(self, x):\n  return x * 2\n");
+  ASSERT_TRUE(run(*spy, rows_of(2), {{1, 2}}));
+  ASSERT_TRUE(run(*victim, rows_of(2), {{77, 78}}));
+  const auto seen = run(*spy, rows_of(2), {{0, 0}});
+  ASSERT_TRUE(seen) << seen.error().message;
+  EXPECT_EQ(floats((*seen)[0].frames[0]), (std::vector<float>{1, 2}));
+}
+
+TEST_F(TorchModelTest, WhatMayKeepSomethingBetweenItsRunsIsKnown) {
+  struct Case {
+    const char* what;
+    const char* source;
+    bool keeps;
+  };
+  const std::vector<Case> cases{
+      {"plain", "def forward(self, x):\n  return x * 2\n", false},
+      {"assigns", "def forward(self, x):\n  self.n = self.n + 1\n  return x\n", true},
+      {"assigns in a branch that can be reached",
+       "def forward(self, x):\n  if bool(x.sum() > 9):\n    self.n = 1\n  return x\n", true},
+      {"assigns when training", "def forward(self, x):\n  if self.training:\n    self.n = 1\n  return x\n", false},
+      {"appends", "def forward(self, x):\n  self.items.append(x)\n  return x\n", true},
+      {"extends", "def forward(self, x):\n  self.items.extend([x])\n  return x\n", true},
+      {"inserts", "def forward(self, x):\n  self.items.insert(0, x)\n  return x\n", true},
+      {"clears", "def forward(self, x):\n  self.items.clear()\n  return x\n", true},
+      {"pops", "def forward(self, x):\n  y = self.items.pop()\n  return x\n", true},
+      {"sets an item", "def forward(self, x):\n  self.items[0] = x\n  return x\n", true},
+      {"sets a dictionary's item", "def forward(self, x):\n  self.named['a'] = x\n  return x\n", true},
+      {"deletes a dictionary's item", "def forward(self, x):\n  del self.named['a']\n  return x\n", true},
+      {"appends under another name", "def forward(self, x):\n  items = self.items\n  items.append(x)\n  return x\n",
+       true},
+      {"appends to one of two",
+       "def forward(self, x):\n  items = [x]\n  if bool(x.sum() > 9):\n    items = self.items\n  items.append(x)\n  "
+       "return x\n",
+       true},
+      {"adds in place", "def forward(self, x):\n  self.w.add_(1)\n  return x\n", true},
+      {"adds in place to a view", "def forward(self, x):\n  self.w.view([2]).add_(1)\n  return x\n", true},
+      {"adds in place to a slice", "def forward(self, x):\n  self.w[0].add_(1)\n  return x\n", true},
+      {"adds in place to an item", "def forward(self, x):\n  self.items[0].add_(1)\n  return x\n", true},
+      {"adds in place behind a list",
+       "def forward(self, x):\n  l = [x]\n  l.append(self.w)\n  l[1].add_(1)\n  return x\n", true},
+      {"adds in place behind a dropout that does nothing",
+       "def forward(self, x):\n  y = torch.dropout(self.w, 0.5, False)\n  y.add_(1)\n  return x + y\n", true},
+      {"adds in place behind type_as", "def forward(self, x):\n  y = self.w.type_as(x)\n  y.add_(1)\n  return x + y\n",
+       true},
+      {"adds in place in a loop",
+       "def forward(self, x):\n  y = x * 1\n  for i in range(3):\n    y.add_(1)\n    y = self.w\n  return x\n", true},
+      {"writes out of place into an attribute", "def forward(self, x):\n  torch.add(x, x, out=self.w)\n  return x\n",
+       true},
+      {"trains its statistics",
+       "def forward(self, x):\n  return torch.batch_norm(x, None, None, self.mean, self.var, True, 0.1, 0.1, False)\n",
+       true},
+      {"uses its statistics",
+       "def forward(self, x):\n  return torch.batch_norm(x, None, None, self.mean, self.var, False, 0.1, 0.1, False)\n",
+       false},
+      {"normalises as Python's module does",
+       "def forward(self, x):\n  if self.training:\n    self.mean.add_(1)\n  if self.training:\n    train = True\n  "
+       "else:\n"
+       "    train = (self.mean is None) and (self.var is None)\n"
+       "  return torch.batch_norm(x, None, None, self.mean, self.var, train, 0.1, 0.1, False)\n",
+       false},
+      {"writes to what it made",
+       "def forward(self, x):\n  y = torch.linear(x, self.w)\n  y.relu_()\n  y += x\n  return y\n", false},
+      {"writes to its argument", "def forward(self, x):\n  return x.mul_(2)\n", false},
+      {"lists what it made",
+       "def forward(self, x):\n  l = [x]\n  for i in range(3):\n    l.append(l[0] * 2)\n  return torch.cat(l, "
+       "0)[0:1]\n",
+       false},
+      {"writes to parts of what it made",
+       "def forward(self, x):\n  a, b = torch.chunk(x * 2, 2, 1)\n  a.add_(1)\n  return torch.cat([a, b], 1)\n", false},
+      {"writes in a loop to what it made",
+       "def forward(self, x):\n  y = torch.zeros_like(self.w)\n  for i in range(3):\n    y.add_(1)\n  return x + y\n",
+       false},
+  };
+  for (const Case& each : cases) {
+    const auto path = save_module(folder_, "case.pt", each.source, [](torch::jit::Module& module) {
+      module.register_attribute("training", c10::BoolType::get(), true);
+      module.register_attribute("n", c10::IntType::get(), 0);
+      module.register_buffer("w", torch::eye(2));
+      module.register_buffer("mean", torch::zeros({2}));
+      module.register_buffer("var", torch::ones({2}));
+      module.register_attribute("items", c10::ListType::ofTensors(), c10::List<at::Tensor>({torch::ones({2})}));
+      c10::Dict<std::string, at::Tensor> named;
+      named.insert("a", torch::ones({2}));
+      module.register_attribute("named", c10::DictType::create(c10::StringType::get(), c10::TensorType::get()), named);
+    });
+    auto module = torch::jit::load(path.string());
+    module.eval();
+    EXPECT_EQ(keeps_state(module), each.keeps) << each.what;
+  }
+}
+
+// Two threads that append to one vector would destroy it.
+TEST_F(TorchModelTest, AModelThatAppendsToAListIsRunByOneThreadAtATime) {
+  const auto path = save_module(
+      folder_, "hoard.pt", "def forward(self, x):\n  self.items.append(x)\n  return x * 0 + len(self.items)\n",
+      [](torch::jit::Module& module) {
+        module.register_attribute("items", c10::ListType::ofTensors(), c10::List<at::Tensor>());
+      });
+  const auto model = *TorchModel::load(path, Origin::kUploaded, rows_of(2));
+  EXPECT_TRUE(model->keeps_state());
+  const auto work = [&] {
+    for (int i = 0; i < 500; ++i) ASSERT_TRUE(run(*model, rows_of(2), {{1, 1}}));
+  };
+  std::thread other(work);
+  work();
+  other.join();
+  EXPECT_EQ(floats((*run(*model, rows_of(2), {{0, 0}}))[0].frames[0])[0], 1001);
+}
+
+TEST_F(TorchModelTest, AnOutputUnlikeAFixedDimensionOrWithoutBytesIsAnError) {
+  const Signature free{.inputs = {f32("x", {-1, 2})}, .outputs = {f32("y", {-1, -1, -1})}, .classes = {}};
+  const auto flood =
+      load("def forward(self, x):\n  return torch.zeros([x.size(0), 100000000, 0])\n", Origin::kUploaded, free);
+  EXPECT_EQ(run(*flood, free, {{1, 2}}).error().code, Code::kInternal);
+  const auto wide = load("def forward(self, x):\n  return torch.cat([x, x], 1)\n");
+  const auto failed = run(*wide, rows_of(2), {{1, 2}});
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, Code::kInternal);
+  EXPECT_TRUE(failed.error().message.contains("[1, 4]")) << failed.error().message;
+  // At upload it is the file's fault.
+  Signature given{.inputs = free.inputs, .outputs = {}, .classes = {}};
+  EXPECT_EQ(flood->complete(given).error().code, Code::kInvalidArgument);
+}
+
+TEST_F(TorchModelTest, AnAnswerOverTheLimitsIsRefusedWithItsSizeBeforeItIsMade) {
+  const Signature free{.inputs = {f32("x", {-1, 2})}, .outputs = {f32("y", {-1, -1})}, .classes = {}};
+  // 4 TB if it were written out.
+  const auto repeat =
+      load("def forward(self, x):\n  return x[:, 0:1].expand([x.size(0), 1000000000000])\n", Origin::kUploaded, free);
+  const auto failed = run(*repeat, free, {{1, 2}});
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, Code::kTooLarge);
+  EXPECT_TRUE(failed.error().message.contains("4000000000000 bytes")) << failed.error().message;
+
+  Signature two = rows_of(2);
+  two.outputs = {f32("a", {-1, 2}), f32("b", {-1, 2})};
+  const auto path = save_module(folder_, "two.pt", "def forward(self, x):\n  return (x * 2, x * 3)\n");
+  const auto limited = [&](std::int64_t tensor, std::int64_t answer) {
+    return *TorchModel::load(path, Origin::kUploaded, two, {.tensor_bytes = tensor, .answer_bytes = answer});
+  };
+  EXPECT_TRUE(run(*limited(8, 16), two, {{1, 2}, {3, 4}}));  // each request has its own limit
+  EXPECT_EQ(run(*limited(7, 16), two, {{1, 2}}).error().code, Code::kTooLarge);
+  EXPECT_EQ(run(*limited(8, 15), two, {{1, 2}}).error().code, Code::kTooLarge);
+}
+
+// A number in the request says how much the model takes.
+TEST_F(TorchModelTest, ARunThatWantsTooMuchMemoryIsRefusedAndTheNextOneRuns) {
+  const auto path = save_module(folder_, "greedy.pt",
+                                "def forward(self, x):\n  return x + torch.zeros([int(x[0, 0].item())]).sum()\n");
+  const auto model = *TorchModel::load(path, Origin::kUploaded, rows_of(2), {.run_bytes = 1 << 20});
+  const auto failed = run(*model, rows_of(2), {{1'000'000'000, 0}});
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, Code::kTooLarge);
+  EXPECT_TRUE(failed.error().message.contains("4000000000")) << failed.error().message;
+  EXPECT_FALSE(model->is_spent());
+  EXPECT_TRUE(run(*model, rows_of(2), {{10, 0}}));
+  EXPECT_EQ(model->further_bytes(), 0);
+}
+
+TEST_F(TorchModelTest, WhatAModelKeepsCountsUntilItIsSpent) {
+  const auto path = save_module(
+      folder_, "hoard.pt", "def forward(self, x):\n  self.items.append(x.repeat([1, 500]))\n  return x * 2\n",
+      [](torch::jit::Module& module) {
+        module.register_attribute("items", c10::ListType::ofTensors(), c10::List<at::Tensor>());
+      });
+  const auto model = *TorchModel::load(path, Origin::kUploaded, rows_of(2), {.run_bytes = 100'000});
+  int answered = 0;
+  while (run(*model, rows_of(2), {{1, 2}})) ++answered;
+  EXPECT_EQ(answered, 24);
+  EXPECT_GE(model->further_bytes(), 24 * 4000);
+  EXPECT_TRUE(model->is_spent());
+}
+
+TEST_F(TorchModelTest, AModelThatDoesNotFitIsNotLoaded) {
+  const auto path =
+      save_module(folder_, "fat.pt", "def forward(self, x):\n  return x * self.w.sum()\n",
+                  [](torch::jit::Module& module) { module.register_buffer("w", torch::ones({100'000})); });
+  for (const auto origin : {Origin::kUploaded, Origin::kTrained}) {
+    const auto refused = TorchModel::load(path, origin, rows_of(2), {.load_bytes = 399'999});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Code::kTooLarge) << refused.error().message;
+    const auto loaded = TorchModel::load(path, Origin::kUploaded, rows_of(2), {.load_bytes = 1'000'000});
+    ASSERT_TRUE(loaded) << loaded.error().message;
+    EXPECT_GE((*loaded)->loaded_bytes(), 400'000);
+    EXPECT_EQ((*loaded)->further_bytes(), 0);
+  }
+}
+
+TEST_F(TorchModelTest, AnElementTypeOfALaterReleaseIsNotRun) {
+  Signature later = rows_of(2);
+  later.inputs[0].dtype = static_cast<DType>(99);
+  const auto refused = TorchModel::load(save_doubler(folder_), Origin::kUploaded, later);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kUnsupported);
+  EXPECT_TRUE(refused.error().message.contains("unknown(99)")) << refused.error().message;
+}
+
 TEST_F(TorchModelTest, AModuleThatWritesItsOwnAttributesIsRunByOneThreadAtATime) {
   const auto path =
       save_module(folder_, "count.pt", "def forward(self, x):\n  self.n = self.n + 1\n  return x * 0 + self.n\n",
                   [](torch::jit::Module& module) { module.register_attribute("n", c10::IntType::get(), 0); });
   const auto model = *TorchModel::load(path, Origin::kUploaded, rows_of(2));
   const auto work = [&] {
-    Scratch scratch;
     const std::vector<TensorSpec> specs{f32("x", {1, 2})};
     const std::vector<Frame> frames{Frame::of(std::vector<float>{1, 1})};
     const Part part{.specs = specs, .inputs = frames, .rows = 1};
-    for (int i = 0; i < 200; ++i) ASSERT_TRUE(model->run(rows_of(2), {&part, 1}, scratch));
+    for (int i = 0; i < 200; ++i) ASSERT_TRUE(model->run(rows_of(2), {&part, 1}));
   };
   std::thread other(work);
   work();
