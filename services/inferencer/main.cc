@@ -62,6 +62,10 @@ int main(int argc, char** argv) {
   options.add("registry", server_options.registry, "Registry's port for calls, host:port");
   options.add("registry-events", server_options.registry_events, "Registry's port for events, host:port");
   options.add("cache-dir", cache_dir, "Folder for downloaded model files");
+  options
+      .add("cache-bytes", server_options.store.cache_bytes,
+           "Bytes of model files in it; beyond that the least recently used ones leave that no loaded version is from")
+      ->check(CLI::PositiveNumber);
   options.add("threads", threads, "Threads that one forward pass may use; 0: cores divided by instances")
       ->check(CLI::NonNegativeNumber);
   options.add("instances", engine.instances, "Batches that may run at once")->check(CLI::Range(1, 1024));

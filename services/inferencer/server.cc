@@ -78,6 +78,7 @@ struct Server::State {
 
   Watchdog watchdog;
   const Options options;
+  const FileCache cache{options.store.cache_dir, options.store.cache_bytes};
   std::unique_ptr<CrashGuard> crash_guard;
   Bus bus;
   Engine engine;
@@ -157,7 +158,6 @@ Result<std::unique_ptr<Server>> Server::start(Options options) {
   const auto& folder = self.options.store.cache_dir;
   std::error_code exists;
   std::filesystem::create_directories(folder, exists);
-  sweep_partial_downloads(folder);
   auto guard = CrashGuard::start({.folder = folder, .wait = self.options.crash_wait});
   if (!guard) return std::unexpected(std::move(guard).error());
   self.crash_guard = std::move(*guard);
@@ -403,14 +403,15 @@ Result<Signature> Server::State::inspect(const msg::Inspect& question) {
     return fail(Code::kInvalidArgument, std::format("the TorchScript file is quarantined: {}", *reason));
   };
   if (auto free = refusal(); !free) return std::unexpected(std::move(free).error());
-  auto path = download_to_cache(*registry, question.file, options.store.cache_dir);
-  if (!path) return std::unexpected(std::move(path).error());
+  auto file = cache.get(*registry, question.file);
+  if (!file) return std::unexpected(std::move(file).error());
+  const auto& path = file->path();
   // What the scan refuses needs no process that loads torch.
-  auto signature = scan_file(*path).and_then([&] {
-    return inspect_in_child(options.program, *path, question.signature, options.inspect, stop_inspecting.get_token());
+  auto signature = scan_file(path).and_then([&] {
+    return inspect_in_child(options.program, path, question.signature, options.inspect, stop_inspecting.get_token());
   });
   std::error_code ignored;
-  if (!signature) std::filesystem::remove(*path, ignored);
+  if (!signature) std::filesystem::remove(path, ignored);
   return signature;
 }
 

@@ -222,8 +222,8 @@ Result<std::shared_ptr<const TorchModel>> TorchModel::load(const std::filesystem
       guarded("cannot load the TorchScript file", Code::kInvalidArgument, Code::kInvalidArgument, [&]() -> Loaded {
         if (auto same = check_same_archive(file.string(), *scanned); !same)
           return std::unexpected(std::move(same).error());
-        // With a reader that knows zip archives only: given a path, torch looks for a flatbuffer first. Without the debug
-        // tables, which are read at the first exception only.
+        // With a reader that knows zip archives only: given a path, torch looks for a flatbuffer first. Without the
+        // debug tables, which are read at the first exception only.
         state->module =
             torch::jit::load(std::make_shared<caffe2::serialize::FileAdapter>(file.string()), torch_device(), false);
         if (auto good = check_module(state->module, *scanned); !good) return std::unexpected(std::move(good).error());
@@ -483,8 +483,7 @@ Result<Signature> TorchModel::complete(Signature signature) const {
   const bool tried_by_name = std::ranges::all_of(
       given, [&](const TensorSpec& spec) { return std::ranges::contains(tried, spec.name, &TensorSpec::name); });
   for (std::size_t i = 0; i < given.size(); ++i) {
-    const TensorSpec& actual =
-        tried_by_name ? *std::ranges::find(tried, given[i].name, &TensorSpec::name) : tried[i];
+    const TensorSpec& actual = tried_by_name ? *std::ranges::find(tried, given[i].name, &TensorSpec::name) : tried[i];
     if (auto good = check_output(signature, i, actual.dtype, actual.shape, 1); !good)
       return fail(Code::kInvalidArgument, "a trial run of the model: " + good.error().message);
   }

@@ -53,6 +53,7 @@ struct VersionStore::State {
         quarantines(refused_files),
         options(std::move(given)),
         events(std::move(callbacks)),
+        cache(options.cache_dir, options.cache_bytes),
         table(options.limits) {}
 
   Caller& registry;
@@ -60,6 +61,7 @@ struct VersionStore::State {
   QuarantineList& quarantines;
   const Options options;
   const Events events;
+  const FileCache cache;
 
   mutable std::mutex mutex;  // guards all below
   std::condition_variable wake;
@@ -198,8 +200,8 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
                             "bytes here (--max-model-memory-bytes)",
                             key.version, key.model, file->size_bytes, options.model_limits.load_bytes));
   }
-  auto path = download_to_cache(registry, *file, options.cache_dir);
-  if (!path) return std::unexpected(std::move(path).error());
+  auto cached = cache.get(registry, *file);
+  if (!cached) return std::unexpected(std::move(cached).error());
   // From here on its code runs.
   std::optional<Trying> trying;
   if (version.uploaded) trying.emplace(options.cache_dir, key, file->digest);
@@ -207,8 +209,8 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
   const auto guard = Watchdog::watch(
       options.watchdog,
       {.key = key, .digest = file->digest, .uploaded = version.uploaded, .until = Clock::now() + options.stuck_after});
-  auto model = TorchModel::load(*path, version.uploaded ? Origin::kUploaded : Origin::kTrained, version.signature,
-                                options.model_limits);
+  auto model = TorchModel::load(cached->path(), version.uploaded ? Origin::kUploaded : Origin::kTrained,
+                                version.signature, options.model_limits);
   if (!model) return std::unexpected(std::move(model).error());
 
   if (auto warm = warm_up(**model, version.signature, options.max_batch_rows); !warm)
@@ -217,7 +219,8 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
                                                              .signature = std::move(version.signature),
                                                              .model = std::move(*model),
                                                              .digest = file->digest,
-                                                             .uploaded = version.uploaded});
+                                                             .uploaded = version.uploaded,
+                                                             .file = std::move(*cached)});
 }
 
 void VersionStore::State::load_one(const msg::VersionKey& key) {
@@ -237,7 +240,7 @@ void VersionStore::State::load_one(const msg::VersionKey& key) {
     return;
   }
   const std::int64_t bytes = (*version)->model->loaded_bytes();
-  if ((*version)->model->keeps_state()) keepers.emplace(key, *version);
+  if ((*version)->model->keeps_state()) keepers.insert_or_assign(key, *version);
   engine.add(std::move(*version));
   {
     const std::lock_guard lock(mutex);
@@ -263,7 +266,7 @@ void VersionStore::State::weigh_keepers() {
     const TorchModel& model = *version->model;
     const std::lock_guard lock(mutex);
     table.set_bytes(key, model.loaded_bytes() + model.further_bytes());
-    if (!model.is_spent()) continue;
+    if (!model.is_spent() || leaving.contains(key)) continue;
     spdlog::warn("version keeps too much model={} version={} bytes={}", log_value(key.model), key.version,
                  model.further_bytes());
     table.give_up(key);
@@ -279,7 +282,11 @@ void VersionStore::State::rest() {
 }
 
 void VersionStore::State::unload_some() {
-  std::erase_if(leaving, [this](const msg::VersionKey& key) { return engine.remove_if_idle(key); });
+  std::erase_if(leaving, [this](const msg::VersionKey& key) {
+    if (!engine.remove_if_idle(key)) return false;
+    keepers.erase(key);
+    return true;
+  });
   std::vector<msg::VersionKey> candidates;
   {
     const std::lock_guard lock(mutex);

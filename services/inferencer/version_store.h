@@ -20,6 +20,7 @@ class VersionStore {
  public:
   struct Options {
     std::filesystem::path cache_dir;
+    std::uint64_t cache_bytes = std::uint64_t{32} << 30;  // of files in it; those of loaded versions stay in any case
     VersionTable::Limits limits;
     ModelLimits model_limits;             // of each version
     std::int64_t max_batch_rows = 32;     // the largest batch to warm up

@@ -47,6 +47,7 @@ void VersionTable::refile(Entry& entry) {
 
 void VersionTable::set_phase(Entry& entry, Phase phase) {
   ++looked_at_;
+  if (entry.in_retries) retries_.erase(*std::exchange(entry.in_retries, std::nullopt));
   if (entry.phase == Phase::kReady && phase != Phase::kReady) {
     by_use_.erase(*std::exchange(entry.in_use, std::nullopt));
     bytes_ -= entry.bytes;
@@ -148,12 +149,14 @@ bool VersionTable::over() const {
 }
 
 // Whether a version that nobody asked for may be loaded: it fits, or would if only versions went whose last use is
-// older. One that was never loaded is taken to be small, once.
+// older. One that was never loaded is taken to be as large as the others are on average.
 bool VersionTable::has_room(const Entry& entry) const {
   std::size_t count = by_use_.size();
   std::int64_t bytes = bytes_;
+  const bool unknown = entry.bytes == 0 && count > 0;
+  const std::int64_t size = unknown ? bytes_ / static_cast<std::int64_t>(count) : entry.bytes;
   const auto fits = [&] {
-    return count < limits_.max_loaded && bytes < limits_.max_bytes && entry.bytes <= limits_.max_bytes - bytes;
+    return count < limits_.max_loaded && bytes < limits_.max_bytes && size <= limits_.max_bytes - bytes;
   };
   for (auto oldest = by_use_.begin(); oldest != by_use_.end() && oldest->first < entry.used && !fits(); ++oldest) {
     ++looked_at_;

@@ -51,6 +51,7 @@ class VersionTable {
   [[nodiscard]] std::optional<msg::VersionKey> next_load(TimePoint now);
   // `bytes`: the memory that it takes now.
   void loaded(const msg::VersionKey& key, std::int64_t bytes, TimePoint now);
+  // It cannot be loaded, or, when it is ready, must not be run any more.
   void failed(const msg::VersionKey& key, Error error, TimePoint now);
 
   // A ready version takes another amount of memory than before.
@@ -63,6 +64,7 @@ class VersionTable {
   // may be busy) first asks may_unload(), which is false as soon as there is room, and says so with unloaded().
   [[nodiscard]] std::vector<msg::VersionKey> to_unload(TimePoint now) const;
   [[nodiscard]] bool may_unload(const msg::VersionKey& key, TimePoint now) const;
+  // It is not there; a failed one may be tried again at once.
   void unloaded(const msg::VersionKey& key);
 
   [[nodiscard]] std::vector<msg::VersionKey> ready() const;

@@ -374,6 +374,82 @@ TEST_F(ServerTest, AModelLargerThanTheMemoryForModelsIsRefusedWithTheReason) {
   EXPECT_TRUE(std::get<msg::Error>(refused.envelope.body).message.contains("may take 300000"));
 }
 
+TEST_F(ServerTest, AnAnswerOf256OutputsArrives) {
+  Signature many = rows_of(2);
+  many.outputs.clear();
+  for (int i = 0; i < 256; ++i) many.outputs.push_back(f32(std::format("y{}", i), {-1, 2}));
+  registry_.publish(
+      "m", 1,
+      read_file(save_module(folder_, "many.pt",
+                            "def forward(self, x):\n  l = [x]\n  for i in range(255):\n    l.append(x + i)\n"
+                            "  return l\n")),
+      many, true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  const Message answer = gateway_.infer("m", 1, {1, 2});
+  ASSERT_TRUE(std::holds_alternative<msg::Inferred>(answer.envelope.body));
+  ASSERT_EQ(answer.payload.size(), 256U);
+  float last = 0;
+  std::memcpy(&last, answer.payload[255].data(), 4);
+  EXPECT_EQ(last, 255);
+}
+
+// Larger than a frame may be, and as large as a message may be; one that is larger hurts nobody else.
+TEST_F(ServerTest, LargeAnswersArriveAndTooLargeOnesAreRefused) {
+  const auto repeated = [&](std::int64_t times) {
+    return read_file(
+        save_module(folder_, "large.pt", std::format("def forward(self, x):\n  return x.repeat([1, {}])\n", times)));
+  };
+  constexpr std::int64_t kMiB = 1 << 20;
+  std::uint64_t version = 0;
+  for (const std::int64_t mib : {24, 200, 257}) {
+    const std::int64_t times = mib * kMiB / 8;
+    registry_.publish("m", ++version, repeated(times),
+                      {.inputs = {f32("x", {-1, 2})}, .outputs = {f32("y", {-1, 2 * times})}, .classes = {}}, true);
+  }
+  registry_.publish("other", 1, doubler(), rows_of(2), true);
+  start([](Server::Options& options) { options.store.max_batch_rows = 1; });
+  ASSERT_TRUE(gateway_.ready({"other", 1}));
+  for (std::uint64_t large = 1; large <= 2; ++large) {
+    const Message answer = gateway_.infer("m", large, {1, 2});
+    ASSERT_EQ(answer.payload.size(), 1U);
+    const std::size_t bytes = static_cast<std::size_t>(large == 1 ? 24 * kMiB : 200 * kMiB);
+    ASSERT_EQ(answer.payload[0].size(), bytes);
+    float ends[2];
+    std::memcpy(&ends[0], answer.payload[0].data(), 4);
+    std::memcpy(&ends[1], answer.payload[0].data() + bytes - 4, 4);
+    EXPECT_EQ(ends[0], 1);
+    EXPECT_EQ(ends[1], 2);
+  }
+  const Message refused = gateway_.infer("m", 3, {1, 2});
+  EXPECT_EQ(code(refused), Code::kTooLarge);
+  EXPECT_TRUE(std::get<msg::Error>(refused.envelope.body).message.contains(std::format("{} bytes", 257 * kMiB)));
+  EXPECT_EQ(values(gateway_.infer("other", 1, {1, 2})), (std::vector<float>{2, 4}));
+}
+
+TEST_F(ServerTest, FilesBeyondTheCachesBudgetLeaveUnlessTheirVersionIsLoaded) {
+  const auto files = [&] {
+    std::size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.path() / "cache")) {
+      if (entry.is_regular_file() && entry.file_size() > 300'000) ++count;
+    }
+    return count;
+  };
+  for (const std::int64_t model : {0, 1, 2, 3})
+    registry_.publish(std::to_string(model), 1, with_weights(folder_, 100'000 + model), rows_of(2), true);
+  start([](Server::Options& options) {
+    options.store.limits.max_bytes = 900'000;
+    options.store.cache_bytes = 900'000;
+  });
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  for (int round = 0; round < 2; ++round) {
+    for (const std::string name : {"0", "1", "2", "3"})
+      EXPECT_EQ(values(gateway_.infer(name, 1, {1, 2})), (std::vector<float>{2, 4}));
+  }
+  EXPECT_LE(files(), 3U);  // two are loaded, one was while the last came
+  EXPECT_GE(files(), 2U);
+}
+
 TEST_F(ServerTest, AModelThatKeepsTooMuchIsLoadedAfresh) {
   const std::string hoard = read_file(
       save_module(folder_, "hoard.pt",

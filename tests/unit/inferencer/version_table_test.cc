@@ -106,7 +106,7 @@ TEST(VersionTable, ADesiredVersionLeavesLikeAnyOtherAndComesBackWhenAskedFor) {
 }
 
 TEST(VersionTable, IsSettledWhenWhatFitsHasBeenLoaded) {
-  VersionTable versions(limits(10, 3 * kBytes));
+  VersionTable versions(limits(10, 4 * kBytes - 1));
   for (int i = 0; i < 100; ++i) versions.set_desired(std::to_string(i), {1}, kStart);
   EXPECT_FALSE(versions.settled());
   load_all(versions, kStart);
@@ -251,6 +251,21 @@ TEST(VersionTable, ForgetsAFailedVersionThatNobodyWants) {
   EXPECT_FALSE(versions.ask(key(77), kStart));
   EXPECT_EQ(versions.next_load(kStart + 2s), std::nullopt);
   EXPECT_EQ(versions.next_wake(), std::nullopt);
+}
+
+TEST(VersionTable, AReadyVersionThatMayNotRunAnyMoreFailsAndMayBeFreedBeforeItsBackOffIsOver) {
+  VersionTable versions(limits());
+  versions.set_desired("m", {1}, kStart);
+  load_all(versions, kStart);
+  for (int i = 0; i < 2; ++i)
+    versions.failed(key(1), {.code = Code::kInvalidArgument, .message = "quarantined", .path = {}}, kStart);
+  EXPECT_EQ(versions.ready_count(), 0U);
+  EXPECT_EQ(versions.ready_bytes(), 0);
+  EXPECT_FALSE(versions.ask(key(1), kStart + 500ms));
+  EXPECT_EQ(versions.next_load(kStart + 500ms), std::nullopt);
+  versions.unloaded(key(1));
+  EXPECT_EQ(versions.next_load(kStart + 500ms), key(1));
+  EXPECT_EQ(versions.next_load(kStart + 1h), std::nullopt);  // it is loading, and nothing else waits
 }
 
 TEST(VersionTable, ADeletedModelsVersionsGo) {
