@@ -10,12 +10,14 @@
 #include "lib/base/options.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
+#include "lib/torch_runtime/memory.h"
 #include "lib/torch_runtime/torch_runtime.h"
 #include "services/trainer/trainer_server.h"
 
 int main(int argc, char** argv) {
   using namespace slipway;
   using namespace slipway::trainer;
+  settle_malloc();
   prepare_process();
   ServiceSettings settings;
   TrainerServer::Options server_options;

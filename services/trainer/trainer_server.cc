@@ -13,6 +13,7 @@
 #include "lib/base/log.h"
 #include "lib/base/machine.h"
 #include "lib/base/random_id.h"
+#include "lib/torch_runtime/memory.h"
 #include "lib/wire/file_cache.h"
 #include "lib/wire/worker_link.h"
 #include "services/trainer/attempt.h"
@@ -128,6 +129,7 @@ struct TrainerServer::State {
         attempt.reset();
         running.reset();
       }
+      give_memory_back();
       announce();
     }
     const std::lock_guard lock(mutex);
