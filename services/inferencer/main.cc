@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   using namespace slipway::inferencer;
   if (argc > 1 && std::string_view(argv[1]) == "inspect-file") return inspect_child_main(argc - 2, argv + 2);
 
+  settle_malloc();
   prepare_process();
   ServiceSettings settings;
   Server::Options server_options{.gateways = {"127.0.0.1:7070"},
