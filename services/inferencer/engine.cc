@@ -15,6 +15,7 @@
 #include "lib/base/log.h"
 #include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
+#include "services/inferencer/quarantine.h"
 
 namespace slipway::inferencer {
 namespace {
@@ -56,6 +57,7 @@ struct Lane {
   Batcher batcher;
   bool batchable = false;
   bool free_dimensions = false;
+  bool proven = false;                     // a batch of it has come to its end
   std::size_t requests = 0;                // not answered yet
   std::size_t bytes = 0;                   // of inputs waiting
   std::vector<Clock::time_point> begun{};  // of each batch that runs
@@ -249,6 +251,7 @@ struct Engine::State {
     Batcher::Batch batch;
     std::vector<Piece> pieces;
     TimePoint begun;
+    bool first = false;  // the version has run no request yet
   };
   std::vector<Chosen*> active;  // batches that run
   std::optional<Chosen> choose(TimePoint now, std::vector<Ready>& ready, std::optional<TimePoint>& next) {
@@ -267,7 +270,7 @@ struct Engine::State {
     if (best == nullptr) return std::nullopt;
     auto batch = best->batcher.take(now);
     if (!batch) return std::nullopt;
-    Chosen chosen{.lane = best, .batch = std::move(*batch), .pieces = {}, .begun = now};
+    Chosen chosen{.lane = best, .batch = std::move(*batch), .pieces = {}, .begun = now, .first = !best->proven};
     chosen.pieces.reserve(chosen.batch.ids.size());
     for (const RequestId id : chosen.batch.ids) chosen.pieces.push_back(take(id));
     spent = std::max(spent, best->spent);
@@ -295,6 +298,7 @@ struct Engine::State {
     running -= chosen.pieces.size();
     --batches;
     lane.begun.erase(std::ranges::find(lane.begun, chosen.begun));
+    lane.proven = true;
     lane.last = now - chosen.begun;
     lane.spent += lane.last;
     ended = now;
@@ -332,6 +336,10 @@ void Engine::State::run(Chosen& chosen, std::vector<Result<Answer>>& answers) co
                                                         .uploaded = version.uploaded,
                                                         .until = latest + options.stuck_after});
   const CrashGuard::Scope scope(version.key, version.digest, version.uploaded);
+  // The kernel's end of a process that takes too much memory leaves no other trace.
+  std::optional<Trying> trying;
+  if (chosen.first && version.uploaded && !options.marks.empty())
+    trying.emplace(options.marks, version.key, version.digest);
   metrics().released(chosen.batch.reason).Increment();
   metrics().batch_rows.Observe(static_cast<double>(chosen.batch.rows));
 

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -50,7 +51,8 @@ class Engine {
     std::chrono::milliseconds slow_batch{1000};
     // A batch that runs this long after its begin and its latest deadline is stuck, as `watchdog` then says.
     std::chrono::milliseconds stuck_after{30'000};
-    Watchdog* watchdog = nullptr;  // must outlive the engine
+    Watchdog* watchdog = nullptr;   // must outlive the engine
+    std::filesystem::path marks{};  // folder for the mark of an uploaded file's first run; empty: none is left
   };
   using TimePoint = Batcher::TimePoint;
   using Done = std::function<void(Result<Answer>)>;

@@ -71,6 +71,7 @@ struct Server::State {
   static Options watched(Options given, Watchdog& watchdog) {
     given.engine.watchdog = &watchdog;
     given.engine.max_requests = given.max_requests;
+    given.engine.marks = given.store.cache_dir;
     given.store.watchdog = &watchdog;
     given.inspect.max_batch_rows = given.store.max_batch_rows;
     return given;

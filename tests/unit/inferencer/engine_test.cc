@@ -222,6 +222,30 @@ TEST_F(EngineTest, TheWatchdogKnowsWhatRunsAndUntilWhenItMay) {
   EXPECT_FALSE(watchdog.overdue(Clock::now() + 100h));
 }
 
+TEST_F(EngineTest, TheFirstRunOfAnUploadedFileLeavesAMarkWhileItLasts) {
+  const auto marks = folder_.path() / "marks";
+  std::filesystem::create_directories(marks);
+  Engine engine({.limits = {.max_rows = 1, .max_queued_rows = 10, .max_wait = 0us}, .marks = marks});
+  auto model = TorchModel::load(save_module(folder_, "slow.pt", kSlow), Origin::kUploaded, rows_of(2));
+  ASSERT_TRUE(model);
+  Digest digest;
+  digest.bytes.fill(7);
+  engine.add(std::make_shared<const LoadedVersion>(
+      LoadedVersion{.key = kKey, .signature = rows_of(2), .model = *model, .digest = digest, .uploaded = true}));
+  const auto mark = marks / (to_hex(digest) + ".trying");
+
+  auto first = submit(engine, inputs({1, 2}));
+  bool seen = false;
+  while (first.wait_for(0s) != std::future_status::ready) seen = seen || std::filesystem::exists(mark);
+  EXPECT_TRUE(seen);
+  ASSERT_TRUE(first.get());
+  EXPECT_FALSE(std::filesystem::exists(mark));
+
+  const auto touched = std::filesystem::last_write_time(marks);
+  ASSERT_TRUE(submit(engine, inputs({1, 2})).get());
+  EXPECT_EQ(std::filesystem::last_write_time(marks), touched);
+}
+
 TEST_F(EngineTest, ABusyVersionCannotBeRemoved) {
   Engine engine({.instances = 1, .limits = {.max_rows = 4, .max_queued_rows = 100, .max_wait = 1h}});
   add(engine, kDouble);
