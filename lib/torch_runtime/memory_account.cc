@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <format>
 #include <new>
 #include <string>
@@ -55,14 +56,35 @@ struct Counting {
     Charge* const charge = current;
     if (charge == nullptr) return nullptr;
     auto* const state = static_cast<State*>(charge->state_);
-    const auto more = static_cast<std::int64_t>(std::min<std::size_t>(bytes, MemoryAccount::kNoLimit));
-    const std::int64_t before = state->held.fetch_add(more, std::memory_order_relaxed) - kOwned;
+    const std::int64_t more = clamped(bytes);
+    const std::int64_t before = state->held.fetch_add(more, std::memory_order_relaxed) - kOwned + charge->other_bytes_;
     if (more > state->limit.load(std::memory_order_relaxed) - before) {
       state->give_back(more);
       charge->refused_bytes_ = bytes;
       throw OverLimit(bytes);
     }
     return state;
+  }
+
+  // Of a block that is no tensor.
+  static void charge_other(std::size_t bytes) {
+    Charge* const charge = current;
+    if (charge == nullptr) return;
+    auto* const state = static_cast<State*>(charge->state_);
+    const std::int64_t more = clamped(bytes);
+    const std::int64_t before = state->held.load(std::memory_order_relaxed) - kOwned + charge->other_bytes_;
+    if (more > state->limit.load(std::memory_order_relaxed) - before) {
+      charge->refused_bytes_ = bytes;
+      throw OverLimit(bytes);
+    }
+    charge->other_bytes_ += more;
+  }
+  static void release_other(std::size_t bytes) {
+    if (Charge* const charge = current) charge->other_bytes_ -= clamped(bytes);
+  }
+
+  static std::int64_t clamped(std::size_t bytes) {
+    return static_cast<std::int64_t>(std::min<std::size_t>(bytes, MemoryAccount::kNoLimit));
   }
 
   static void release(void* data) {
@@ -120,3 +142,30 @@ void count_torch_memory() {
 }
 
 }  // namespace slipway
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which replace these themselves
+// Comes before libstdc++'s for every library of the process. Small blocks pay for one comparison.
+namespace {
+constexpr std::size_t kCounted = 4096;
+}
+
+void* operator new(std::size_t size) {
+  if (size >= kCounted) slipway::Counting::charge_other(size);
+  while (true) {
+    if (void* const block = std::malloc(size == 0 ? 1 : size)) return block;
+    const auto handler = std::get_new_handler();
+    if (handler == nullptr) {
+      if (size >= kCounted) slipway::Counting::release_other(size);
+      throw std::bad_alloc();
+    }
+    handler();
+  }
+}
+
+void operator delete(void* block) noexcept { std::free(block); }
+
+void operator delete(void* block, std::size_t size) noexcept {
+  if (size >= kCounted) slipway::Counting::release_other(size);
+  std::free(block);
+}
+#endif

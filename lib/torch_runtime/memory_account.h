@@ -6,9 +6,11 @@
 
 namespace slipway {
 
-// Memory of CPU tensors, counted from allocation to release whatever thread releases it. start_torch installs the
-// allocator that does so. What libraries allocate by themselves (scratch of oneDNN and OpenBLAS) is not seen.
-// Life: may end while blocks that it was charged for live on. Threads: any.
+// Memory of CPU tensors, counted from allocation to release whatever thread releases it; start_torch installs the
+// allocator that does so. Blocks of 4 KiB and more that operator new gives (a program's lists, dictionaries and texts
+// are such) count against the limit too, while the charge lives under which they were made and not released. What
+// libraries allocate by other means (scratch of oneDNN and OpenBLAS) is not seen. Life: may end while blocks that it
+// was charged for live on. Threads: any.
 class MemoryAccount {
  public:
   static constexpr std::int64_t kNoLimit = std::int64_t{1} << 60;
@@ -39,6 +41,7 @@ class MemoryAccount {
     friend struct Counting;
     void* state_;
     Charge* outer_;
+    std::int64_t other_bytes_ = 0;  // of blocks that are not tensors
     std::size_t refused_bytes_ = 0;
   };
 

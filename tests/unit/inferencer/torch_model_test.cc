@@ -333,6 +333,21 @@ TEST_F(TorchModelTest, ARunThatWantsTooMuchMemoryIsRefusedAndTheNextOneRuns) {
   EXPECT_EQ(model->further_bytes(), 0);
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_F(TorchModelTest, AListThatGrowsWithTheRequestIsMemoryToo) {
+  const auto model = *TorchModel::load(
+      save_module(folder_, "list.pt",
+                  "def forward(self, x):\n  l = [0] * int(x[0, 0].item())\n  l.append(1)\n  return x + len(l)\n"),
+      Origin::kUploaded, rows_of(2), {.run_bytes = 1 << 20});
+  const auto failed = run(*model, rows_of(2), {{10'000'000, 0}});
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, Code::kTooLarge) << failed.error().message;
+  const auto good = run(*model, rows_of(2), {{10, 0}});
+  ASSERT_TRUE(good) << good.error().message;
+  EXPECT_EQ(floats((*good)[0].frames[0])[1], 11);
+}
+#endif
+
 TEST_F(TorchModelTest, WhatAModelKeepsCountsUntilItIsSpent) {
   const auto path = save_module(
       folder_, "hoard.pt", "def forward(self, x):\n  self.items.append(x.repeat([1, 500]))\n  return x * 2\n",

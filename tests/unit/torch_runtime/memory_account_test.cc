@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "lib/torch_runtime/memory.h"
 #include "lib/torch_runtime/torch_runtime.h"
@@ -61,6 +62,24 @@ TEST_F(MemoryAccountTest, TheInnermostChargeCounts) {
   EXPECT_EQ(inner.held_bytes(), 4000);
   EXPECT_EQ(outer.held_bytes(), 2000);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_F(MemoryAccountTest, OtherBlocksCountWhileTheirChargeLives) {
+  MemoryAccount account(1'000'000);
+  {
+    const MemoryAccount::Charge charge(account);
+    EXPECT_ANY_THROW(std::vector<char>(1'000'001));
+    EXPECT_EQ(charge.refused_bytes(), 1'000'001U);
+    for (int i = 0; i < 100; ++i) std::vector<char>(500'000);  // each is released before the next
+    const std::vector<char> list(500'000);
+    EXPECT_ANY_THROW(std::vector<char>(500'001));
+    EXPECT_ANY_THROW(at::empty({500'001}, at::kByte));
+    EXPECT_NO_THROW(at::empty({500'000}, at::kByte));
+    EXPECT_EQ(account.held_bytes(), 0);
+  }
+  EXPECT_NO_THROW(std::vector<char>(2'000'000));
+}
+#endif
 
 TEST_F(MemoryAccountTest, BlocksMayOutliveTheirAccount) {
   at::Tensor kept;
