@@ -33,6 +33,12 @@ bool not_now(const Error& error) {
   return error.code == Code::kUnavailable || error.code == Code::kDeadlineExceeded || error.code == Code::kOverloaded;
 }
 
+// Whether the same question may still be answered: what is unavailable and names no time to come again stays so, such
+// as an upload that the registry no longer has.
+bool not_yet(const Error& error) {
+  return not_now(error) && (error.code != Code::kUnavailable || error.retry_after.count() > 0);
+}
+
 // What people are told is bounded: torch's messages may hold whole graphs.
 std::string shortened(std::string text) {
   constexpr std::size_t kMost = 4096;
@@ -106,10 +112,15 @@ void Attempt::pause(std::chrono::milliseconds time) {
 
 template <class Ask>
 auto Attempt::until_answered(Ask ask) -> decltype(ask()) {
+  return until_answered(std::move(ask), not_now);
+}
+
+template <class Ask>
+auto Attempt::until_answered(Ask ask, bool (*waits)(const Error&)) -> decltype(ask()) {
   std::optional<Clock::time_point> warned;
   for (int failures = 1;; ++failures) {
     auto answer = ask();
-    if (answer || !not_now(answer.error()) || interrupted()) return answer;
+    if (answer || !waits(answer.error()) || interrupted()) return answer;
     if (const auto now = Clock::now(); !warned || now - *warned >= kBetweenWarnings) {
       warned = now;
       spdlog::warn("attempt waits job={} code={} reason={}", order_.job.id.text(), code_name(answer.error().code),
@@ -330,7 +341,8 @@ std::expected<AttemptEnd, Failure> Attempt::publish(Training& training) {
   const std::string module = training.save_module();
   const auto signature = training.signature();
   reporter_->flush(2s);  // what comes after the version would find the job ended
-  // An upload does not outlive the registry, so a publish that finds it gone sends the bytes again.
+  // An upload does not outlive the registry, so a publish that finds it gone sends the bytes again. Should the one
+  // before have been committed all the same, the registry knows that this lease has published.
   for (int failures = 1;; ++failures) {
     auto done = until_answered([&]() -> Result<msg::Versions> {
       const auto upload = open_upload(registry_);
@@ -339,10 +351,12 @@ std::expected<AttemptEnd, Failure> Attempt::publish(Training& training) {
       if (auto sent = upload_file(registry_, *upload, "model.pt", std::as_bytes(std::span(module))); !sent) {
         return std::unexpected(std::move(sent).error());
       }
-      auto published = until_answered([&] {
-        return Caller::as<msg::Versions>(
-            registry_.call_and_wait(msg::Publish{order_.lease, *upload, signature, metrics}, {}, kWrite));
-      });
+      auto published = until_answered(
+          [&] {
+            return Caller::as<msg::Versions>(
+                registry_.call_and_wait(msg::Publish{order_.lease, *upload, signature, metrics}, {}, kWrite));
+          },
+          not_yet);
       if (published) guard.taken();
       return published;
     });

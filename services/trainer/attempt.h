@@ -57,7 +57,10 @@ class Attempt {
   void warn(const std::string& message);
   void pause(std::chrono::milliseconds time);
 
-  // Asks until there is an answer other than "not now", or the attempt is interrupted.
+  // Asks until there is an answer other than one that `waits` for, or the attempt is interrupted.
+  template <class Ask>
+  auto until_answered(Ask ask, bool (*waits)(const Error&)) -> decltype(ask());
+  // Other than "not now".
   template <class Ask>
   auto until_answered(Ask ask) -> decltype(ask());
 

@@ -165,6 +165,14 @@ TEST_F(Attempts, PublishUntilThereIsAnAnswer) {
   EXPECT_EQ(registry_.published.size(), 1u);
 }
 
+TEST_F(Attempts, SendTheModelAgainWhenTheRegistryNoLongerHasTheUpload) {
+  registry_.restarts_at_publishes = 1;
+  EXPECT_EQ(attempt(document(1))->run(), AttemptEnd::kPublished);
+  EXPECT_EQ(registry_.opened, 2);
+  EXPECT_EQ(registry_.published.size(), 1u);
+  EXPECT_FALSE(published_weights().empty());
+}
+
 TEST_F(Attempts, AFailedUploadIsGivenUpAndTriedAgainWithPauses) {
   registry_.refuse_parts = 2;
   EXPECT_EQ(attempt(document(1))->run(), AttemptEnd::kPublished);

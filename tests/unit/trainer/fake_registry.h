@@ -43,6 +43,7 @@ class FakeRegistry {
   int refuse_parts = 0;                 // so many, with kUnavailable
   int unready_for_checkpoints = 0;      // so many commits get kUnavailable
   int deaf_to_publishes = 0;            // so many are not answered
+  int restarts_at_publishes = 0;        // so often all uploads are forgotten before one is looked at
   int deaf_to_reports = 0;              // so many with events are taken and not answered
   std::function<void()> on_checkpoint;  // on the bus thread, after a commit
 
@@ -198,6 +199,11 @@ class FakeRegistry {
   }
   Then on(const Incoming& in, const msg::Publish& publish) {
     leases.push_back(publish.lease);
+    if (restarts_at_publishes-- > 0) uploads_.clear();
+    if (!uploads_.contains(publish.upload)) {
+      refuse(in, Code::kUnavailable);
+      return {};
+    }
     if (deaf_to_publishes-- > 0) return {};
     published.push_back(publish);
     module = uploads_[publish.upload]["model.pt"];
