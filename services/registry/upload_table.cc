@@ -56,10 +56,11 @@ Result<std::shared_ptr<Upload>> UploadTable::use(const UploadId& id, TimePoint n
   const std::lock_guard lock(mutex_);
   const auto entry = entries_.find(id);
   if (entry == entries_.end() || entry->second.dropped) {
-    if (is_id(id.text()) && !id.text().starts_with(start_)) {
-      return fail(Code::kUnavailable, "the registry has been started since the upload began: send it again");
-    }
-    return fail(Code::kNotFound, "there is no such upload: it was never opened, or has been dropped");
+    if (!is_id(id.text())) return fail(Code::kNotFound, "there is no such upload: this is no upload's id");
+    // Without a time to come again: the same upload will never be taken.
+    return fail(Code::kUnavailable, id.text().starts_with(start_)
+                                        ? "the upload was dropped: send it again"
+                                        : "the registry has been started since the upload began: send it again");
   }
   entry->second.last_used = now;
   return entry->second.upload;

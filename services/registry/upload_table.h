@@ -37,8 +37,8 @@ class UploadTable {
   // Errors: kOverloaded (too many are open).
   [[nodiscard]] Result<UploadId> open(TimePoint now, const std::string& owner);
 
-  // The upload; its chunks are not swept while the pointer is held. Errors: kNotFound (never opened, or dropped),
-  // kUnavailable (the registry has been started since: it is to be sent again).
+  // The upload; its chunks are not swept while the pointer is held. Errors: kNotFound (this is no upload's id),
+  // kUnavailable (it was dropped, or the registry has been started since: it is to be sent again, as another upload).
   [[nodiscard]] Result<std::shared_ptr<Upload>> use(const UploadId& id, TimePoint now);
 
   // Its files have become something: it no longer counts as open. It stays until it has been idle, so that a repeat of

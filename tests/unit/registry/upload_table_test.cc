@@ -39,7 +39,7 @@ TEST_F(UploadTableTest, HoldsTheChunksOfADroppedUploadWhileItIsUsed) {
   auto held = table.use(id, now_).value();
   ASSERT_TRUE(held->add({.upload = id, .file = "f", .last = true}, bytes_of("content")));
   table.drop(id);
-  EXPECT_EQ(table.use(id, now_).error().code, Code::kNotFound);
+  EXPECT_EQ(table.use(id, now_).error().code, Code::kUnavailable);
   DigestSet chunks;
   table.add_chunks(chunks);
   EXPECT_EQ(chunks, DigestSet{sha256("content")});
@@ -61,7 +61,11 @@ TEST_F(UploadTableTest, DropsTheOpenUploadsOfAnOwnerWhoStaysAway) {
   }
   table.on_unreachable("a", now_ + 4s);
   EXPECT_EQ(table.drop_gone(now_ + 4s), 1U);
-  EXPECT_FALSE(table.use(open, now_));
+  const auto dropped = table.use(open, now_);
+  ASSERT_FALSE(dropped);
+  EXPECT_EQ(dropped.error().code, Code::kUnavailable);
+  EXPECT_EQ(dropped.error().retry_after, 0ms);
+  EXPECT_THAT(dropped.error().message, testing::HasSubstr("send it again"));
   EXPECT_TRUE(table.use(committed, now_));
   EXPECT_TRUE(table.use(other, now_));
 }
@@ -76,7 +80,7 @@ TEST_F(UploadTableTest, KeepsTheUploadsOfAnOwnerWhoComesBack) {
   EXPECT_TRUE(table.use(id, now_));
 }
 
-TEST_F(UploadTableTest, TellsAnUploadFromBeforeItsStartFromOneThatNeverWas) {
+TEST_F(UploadTableTest, TellsAnUploadThatIsNoMoreFromOneThatNeverWas) {
   UploadTable before({}, *chunks_);
   const UploadId old = before.open(now_, "a").value();
   UploadTable table({}, *chunks_);
@@ -86,7 +90,7 @@ TEST_F(UploadTableTest, TellsAnUploadFromBeforeItsStartFromOneThatNeverWas) {
   EXPECT_EQ(table.use(UploadId("none"), now_).error().code, Code::kNotFound);
   const UploadId dropped = table.open(now_, "a").value();
   table.drop(dropped);
-  EXPECT_EQ(table.use(dropped, now_).error().code, Code::kNotFound);
+  EXPECT_EQ(table.use(dropped, now_).error().code, Code::kUnavailable);
 }
 
 }  // namespace
