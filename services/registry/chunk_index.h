@@ -6,6 +6,7 @@
 #include <cstring>
 #include <mutex>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "schema/records.h"
@@ -14,14 +15,15 @@
 namespace slipway::registry {
 
 // Eight bytes a chunk: it may take one for another that is named, and never the other way. Made anew by each sweep,
-// which reads all records; what is committed meanwhile is added. Threads: thread-safe.
+// which reads all records; what is committed meanwhile is added. It is added before it is committed, so that a sweep
+// that begins in between may not see it: the next one does. Threads: thread-safe.
 class ChunkIndex {
  public:
   // The records are about to be read: what is added from now on they may not show.
   void begin() {
     const std::lock_guard lock(mutex_);
-    before_.merge(added_);
-    added_.clear();
+    earlier_.merge(before_);
+    before_ = std::exchange(added_, {});
   }
   void finish(const DigestSet& found) {
     std::vector<std::uint64_t> sorted;
@@ -30,7 +32,7 @@ class ChunkIndex {
     std::ranges::sort(sorted);
     const std::lock_guard lock(mutex_);
     found_ = std::move(sorted);
-    before_.clear();
+    earlier_.clear();
     ready_ = true;
   }
 
@@ -49,7 +51,8 @@ class ChunkIndex {
   [[nodiscard]] bool may_name(const Digest& digest) const {
     const std::uint64_t number = short_of(digest);
     const std::lock_guard lock(mutex_);
-    return added_.contains(number) || before_.contains(number) || std::ranges::binary_search(found_, number);
+    return added_.contains(number) || before_.contains(number) || earlier_.contains(number) ||
+           std::ranges::binary_search(found_, number);
   }
 
  private:
@@ -61,9 +64,10 @@ class ChunkIndex {
 
   mutable std::mutex mutex_;
   bool ready_ = false;
-  std::vector<std::uint64_t> found_;  // sorted
-  std::unordered_set<std::uint64_t> before_;
-  std::unordered_set<std::uint64_t> added_;
+  std::vector<std::uint64_t> found_;           // sorted
+  std::unordered_set<std::uint64_t> earlier_;  // added before the sweep before the last one began
+  std::unordered_set<std::uint64_t> before_;   // between that and the begin of the last one
+  std::unordered_set<std::uint64_t> added_;    // since then
 };
 
 }  // namespace slipway::registry
