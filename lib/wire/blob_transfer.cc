@@ -14,8 +14,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// A chunk may wait long for its turn at the registry, which asking again does not hasten.
 constexpr Caller::Options kRead{
-    .deadline = std::chrono::seconds(60), .repeat_after = std::chrono::seconds(5), .request_id = {}};
+    .deadline = std::chrono::seconds(60), .repeat_after = std::chrono::seconds(20), .request_id = {}};
 constexpr Caller::Options kPart{.deadline = std::chrono::seconds(60), .repeat_after = {}, .request_id = {}};
 constexpr std::chrono::milliseconds kLongestPause{2'000};
 

@@ -446,12 +446,12 @@ Result<std::vector<JobEvent>> JobBook::events(const msg::ListJobEvents& question
   return found;
 }
 
-Result<void> JobBook::purge_marks(Now now) {
+Result<bool> JobBook::purge_marks(Now now) {
   Batch batch;
   batch.stay_quiet();
-  if (auto found = marks_.purge(batch, now.unix_ms, kMaxPurged); !found) return found;
-  if (batch.empty()) return {};
-  return store_.commit(std::move(batch));
+  auto more = marks_.purge(batch, now.unix_ms, kMaxPurged);
+  if (!more || batch.empty()) return more;
+  return store_.commit(std::move(batch)).transform([&] { return *more; });
 }
 
 // --- attempts ---
@@ -477,7 +477,7 @@ Result<JobBook::Order> JobBook::order_of(std::uint64_t number) const {
 }
 
 Result<msg::RunJob> JobBook::claim(const WorkerId& worker, Now now) {
-  if (auto plain = check_text("worker id", worker.text(), 128); !plain) return std::unexpected(plain.error());
+  if (auto plain = check_line("worker id", worker.text(), 128); !plain) return std::unexpected(plain.error());
   if (worker.empty()) return fail(Code::kInvalidArgument, "a claim that names no worker");
 
   Result<Order> order = fail(Code::kNotFound, "no job waits");

@@ -88,8 +88,8 @@ class JobBook {
   // Chunks of checkpoints that have given way or whose job has ended, since this was last asked.
   [[nodiscard]] std::vector<Digest> take_retired() { return std::exchange(retired_, {}); }
 
-  // Forgets the marks of repeats that are over a day old, some at a time.
-  [[nodiscard]] Result<void> purge_marks(Now now);
+  // Forgets the marks of repeats that are over a day old, some at a time. True: there may be more.
+  [[nodiscard]] Result<bool> purge_marks(Now now);
 
   [[nodiscard]] const std::array<std::int64_t, kJobStates>& jobs_by_state() const { return by_state_; }
 

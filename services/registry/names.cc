@@ -32,6 +32,12 @@ Result<void> check_text(std::string_view what, std::string_view text, std::size_
   return {};
 }
 
+Result<void> check_line(std::string_view what, std::string_view text, std::size_t max_bytes) {
+  if (auto plain = check_text(what, text, max_bytes); !plain) return plain;
+  if (text.find_first_of("\n\t") == std::string_view::npos) return {};
+  return fail(Code::kInvalidArgument, std::format("{} holds line ends or tabs", what));
+}
+
 std::string plain_text(std::string_view text, std::size_t max_bytes) {
   std::string plain;
   for (const char *at = text.data(), *end = at + text.size(); at != end;) {
@@ -58,7 +64,7 @@ Result<std::uint64_t> job_number(const JobId& id) {
     const auto [end, error] = std::from_chars(text.data() + kPrefix.size(), text.data() + text.size(), number);
     if (error == std::errc() && end == text.data() + text.size() && number > 0 && job_id(number) == id) return number;
   }
-  const bool plain = check_text("id", text, 64).has_value();
+  const bool plain = check_line("id", text, 64).has_value();
   return fail(Code::kNotFound, plain ? std::format("there is no job '{}'", text) : std::string("there is no such job"));
 }
 

@@ -18,6 +18,9 @@ namespace slipway::registry {
 // Errors: kInvalidArgument, kTooLarge.
 [[nodiscard]] Result<void> check_text(std::string_view what, std::string_view text, std::size_t max_bytes);
 
+// The same, of one line: no line ends and no tabs either. Of ids that are shown in the texts of others.
+[[nodiscard]] Result<void> check_line(std::string_view what, std::string_view text, std::size_t max_bytes);
+
 // `text` made to pass check_text: what is too much is cut off, what is not plain text is replaced.
 [[nodiscard]] std::string plain_text(std::string_view text, std::size_t max_bytes);
 

@@ -79,7 +79,7 @@ void RepeatMarks::put_version_made(Batch& batch, const UploadId& upload, const V
             std::format("{} {} {}", made.model, made.version, now_ms));
 }
 
-Result<void> RepeatMarks::purge(Batch& batch, std::int64_t now_ms, std::size_t limit) const {
+Result<bool> RepeatMarks::purge(Batch& batch, std::int64_t now_ms, std::size_t limit) const {
   std::size_t erased = 0;
   const auto erase_old = [&](std::string_view prefix, auto made_ms) {
     return store_.scan(Family::kMeta, first_key(prefix), end_key(prefix),
@@ -100,7 +100,7 @@ Result<void> RepeatMarks::purge(Batch& batch, std::int64_t now_ms, std::size_t l
   auto done = erase_old(kSubmitted, third);
   if (done) done = erase_old(kUploaded, third);
   if (done) done = erase_old(kIdempotency, job_made);
-  return done;
+  return done.transform([&] { return erased == limit; });
 }
 
 }  // namespace slipway::registry

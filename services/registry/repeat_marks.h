@@ -37,8 +37,8 @@ class RepeatMarks {
   [[nodiscard]] Result<std::optional<VersionMade>> version_made(const UploadId& upload) const;
   static void put_version_made(Batch& batch, const UploadId& upload, const VersionMade& made, std::int64_t now_ms);
 
-  // Adds to `batch` the erasure of at most `limit` marks that are older than a day.
-  [[nodiscard]] Result<void> purge(Batch& batch, std::int64_t now_ms, std::size_t limit) const;
+  // Adds to `batch` the erasure of at most `limit` marks that are older than a day. True: there may be more.
+  [[nodiscard]] Result<bool> purge(Batch& batch, std::int64_t now_ms, std::size_t limit) const;
 
  private:
   const RocksStore& store_;

@@ -37,6 +37,8 @@ constexpr auto kTickEvery = 100ms;
 constexpr auto kKnockEvery = 1s;
 constexpr auto kHousekeepingEvery = 10s;
 constexpr auto kPurgeEvery = 1h;
+constexpr auto kPurgeMoreEvery = 2s;          // while there is more than one commit takes
+constexpr std::size_t kMaxRetired = 100'000;  // chunks; those that are too many wait for the sweep
 constexpr std::size_t kMaxActorBytes = 256;
 constexpr std::size_t kPartCharge = 4096;  // what a queued part costs besides its bytes
 constexpr auto kStandstill = 1s;           // a pause of the writer after which leases are extended by it
@@ -117,6 +119,7 @@ struct Server::State {
   std::mutex chunks_mutex;
   std::map<std::string, std::deque<WaitingChunk>> waiting_chunks;
   std::size_t waiting_chunks_count = 0;
+  std::string last_served;  // of those who wait
 
   // Writes from the writer only; readers ask what is const.
   Catalog catalog;
@@ -252,7 +255,8 @@ struct Server::State {
     if (count <= 10 || (count & (count - 1)) == 0) {
       spdlog::warn("call without the cluster's secret count={} kind={}", count, call.kind);
     }
-    answer(call, fail(Code::kInvalidArgument, "this is not the cluster's secret (--cluster-secret)"));
+    // Not the fault of whoever asked a service that was set up wrong.
+    answer(call, fail(Code::kUnavailable, "this is not the cluster's secret (--cluster-secret)"));
   }
 
   void take(const Call& call, Message message) {
@@ -351,7 +355,13 @@ struct Server::State {
     {
       const std::lock_guard lock(chunks_mutex);
       auto& own = waiting_chunks[call.peer];
-      auto share = own.empty() ? chunk_budget->take(call.peer, kChunkBytes) : nullptr;
+      // A repeat of one that waits has its answer when that one has.
+      if (call.correlation != 0 && std::ranges::any_of(own, [&](const WaitingChunk& waiting) {
+            return waiting.call.correlation == call.correlation;
+          })) {
+        return;
+      }
+      auto share = own.empty() ? chunk_budget->take(call.peer, kChunkBytes, Clock::now()) : nullptr;
       const bool full = !share && waiting_chunks_count >= options.max_queued_calls;
       if (!share && !full) {
         own.push_back({.call = call, .digest = digest});
@@ -374,26 +384,37 @@ struct Server::State {
     });
   }
 
-  // Those whose turn has come; those that nobody wants any more are answered.
+  // Those whose turn has come, in turn one of each peer; those that nobody wants any more are answered.
   void start_waiting_chunks() {
     const auto time = Clock::now();
     std::vector<Call> late;
     {
       const std::lock_guard lock(chunks_mutex);
-      for (auto own = waiting_chunks.begin(); own != waiting_chunks.end();) {
-        auto& waiting = own->second;
-        while (!waiting.empty()) {
-          if (refusing || time >= waiting.front().call.deadline) {
-            late.push_back(std::move(waiting.front().call));
-          } else if (auto share = chunk_budget->take(own->first, kChunkBytes); share) {
-            read_chunk(waiting.front().call, waiting.front().digest, std::move(share));
-          } else {
-            break;
-          }
-          waiting.pop_front();
-          --waiting_chunks_count;
+      std::string last_asked = last_served;
+      for (auto& [peer, waiting] : waiting_chunks) {
+        waiting_chunks_count -= std::erase_if(waiting, [&](WaitingChunk& chunk) {
+          if (!refusing && time < chunk.call.deadline) return false;
+          late.push_back(std::move(chunk.call));
+          return true;
+        });
+      }
+      std::erase_if(waiting_chunks, [](const auto& item) { return item.second.empty(); });
+      // Until nobody got one in a whole round. It begins behind the one who was served last, also last time.
+      for (std::size_t passed_over = 0; passed_over < waiting_chunks.size();) {
+        auto own = waiting_chunks.upper_bound(last_asked);
+        if (own == waiting_chunks.end()) own = waiting_chunks.begin();
+        last_asked = own->first;
+        auto share = chunk_budget->take(own->first, kChunkBytes, time);
+        if (!share) {
+          ++passed_over;
+          continue;
         }
-        own = waiting.empty() ? waiting_chunks.erase(own) : std::next(own);
+        passed_over = 0;
+        last_served = own->first;
+        read_chunk(own->second.front().call, own->second.front().digest, std::move(share));
+        own->second.pop_front();
+        --waiting_chunks_count;
+        if (own->second.empty()) waiting_chunks.erase(own);
       }
     }
     for (const Call& call : late) {
@@ -403,8 +424,8 @@ struct Server::State {
 
   // --- the pool and the readers ---
 
-  // Both answer instead of working when nobody wants the work any more once its turn comes. False: too many wait; that
-  // is answered too.
+  // Both answer instead of working when nobody wants the work any more once its turn comes. False: too many wait, or
+  // the registry stops; that is answered too.
   bool in_pool(const Call& call, const std::string& key, StrandPool::Work work) {
     return queue_on(*pool, queued_pool_calls, call, key, std::move(work));
   }
@@ -419,12 +440,15 @@ struct Server::State {
       return false;
     }
     ++queued;
-    threads.post(key, [this, &queued, call, work = std::move(work)] {
+    const bool posted = threads.post(key, [this, &queued, call, work = std::move(work)] {
       --queued;
       if (auto wanted = still_wanted(call); !wanted) return answer(call, std::unexpected(std::move(wanted).error()));
       guarded(call, work);
     });
-    return true;
+    if (posted) return true;
+    --queued;
+    answer(call, std::unexpected(stopping()));
+    return false;
   }
 
   // Calls `then` in the pool with the closed files of the upload, after all its parts that came before.
@@ -548,7 +572,8 @@ struct Server::State {
   void handle(const Call& c, const msg::ClaimJob& q) {
     auto run = jobs.claim(q.worker, now());
     if (run) {
-      spdlog::info("job claimed job={} attempt={} worker={}", run->job.id.text(), run->job.attempt, q.worker.text());
+      spdlog::info("job claimed job={} attempt={} worker={}", run->job.id.text(), run->job.attempt,
+                   log_value(q.worker.text()));
     }
     answer_as(c, std::move(run));
   }
@@ -653,12 +678,15 @@ struct Server::State {
       if (const auto free = free_bytes(options.data_dir)) metrics.set_free_bytes(*free);
     }
     if (is_due(next.purge, time, kPurgeEvery)) {
-      if (auto purged = jobs.purge_marks(now()); !purged) {
-        spdlog::warn("marks of repeats not purged yet error={}", log_value(purged.error().message));
+      const auto more = jobs.purge_marks(now());
+      if (!more) {
+        spdlog::warn("marks of repeats not purged yet error={}", log_value(more.error().message));
+      } else if (*more) {
+        next.purge = time + kPurgeMoreEvery;
       }
     }
     if (is_due(next.sweep, time, options.sweep_every) && !sweeping.exchange(true)) {
-      pool->post({}, [this] { sweep(); });
+      if (!pool->post({}, [this] { sweep(); })) sweeping = false;
     }
     if (is_due(next.retire, time, options.retire_every)) retire_later();
   }
@@ -689,10 +717,10 @@ struct Server::State {
     const auto fresh = jobs.take_retired();
     {
       const std::lock_guard lock(retired_mutex);
-      retired.insert(retired.end(), fresh.begin(), fresh.end());
+      if (retired.size() < kMaxRetired) retired.insert(retired.end(), fresh.begin(), fresh.end());
       if (retired.empty()) return;
     }
-    if (!retiring.exchange(true)) pool->post({}, [this] { retire(); });
+    if (!retiring.exchange(true) && !pool->post({}, [this] { retire(); })) retiring = false;
   }
 
   // In the pool: deletes chunks of checkpoints that have given way, unless something else names them: then the sweep

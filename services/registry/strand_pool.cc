@@ -6,16 +6,17 @@ StrandPool::StrandPool(int threads, OnFailure on_failure) : on_failure_(std::mov
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
 }
 
-void StrandPool::post(const std::string& key, Work work) {
+bool StrandPool::post(const std::string& key, Work work) {
   const std::lock_guard lock(mutex_);
-  if (stopping_) return;
+  if (stopping_) return false;
   // Work without a key gets one of its own; no upload id looks like it.
   const std::string strand = key.empty() ? "#" + std::to_string(++next_loose_) : key;
   const auto [entry, idle] = queued_.try_emplace(strand);
   entry->second.push_back(std::move(work));
-  if (!idle) return;
+  if (!idle) return true;
   turns_.push_back(strand);
   ready_.notify_one();
+  return true;
 }
 
 void StrandPool::run() {

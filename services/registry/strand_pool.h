@@ -26,8 +26,8 @@ class StrandPool {
   StrandPool(const StrandPool&) = delete;
   StrandPool& operator=(const StrandPool&) = delete;
 
-  // An empty key: in any order. Dropped after stop().
-  void post(const std::string& key, Work work);
+  // An empty key: in any order. False, and the work is dropped: stop() has begun.
+  [[nodiscard]] bool post(const std::string& key, Work work);
   void stop();
 
  private:

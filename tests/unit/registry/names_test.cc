@@ -25,6 +25,13 @@ TEST(Names, RefusesTextThatIsLongBinaryOrNotUtf8) {
   EXPECT_EQ(check_text("reason", std::string("a\0", 2), 4).error().code, Code::kInvalidArgument);
 }
 
+TEST(Names, TakesLineEndsInTextsAndNotInLines) {
+  EXPECT_TRUE(check_line("worker id", "pod-1 grün", 100));
+  for (const char* text : {"a\nb", "a\tb", "a\n", "a\xff"}) {
+    EXPECT_EQ(check_line("worker id", text, 100).error().code, Code::kInvalidArgument) << text;
+  }
+}
+
 TEST(Names, ReadsJobIdsOnlyAsTheyAreWritten) {
   EXPECT_EQ(job_number(job_id(12)).value(), 12U);
   for (const char* text :

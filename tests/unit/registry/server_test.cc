@@ -257,7 +257,7 @@ TEST_F(ServerTest, NamesWhatIsWrong) {
 
   const auto gone = upload("t.csv", "a\n1\n");
   ASSERT_TRUE(ask<msg::Ok>(msg::AbortUpload{.upload = gone}));
-  EXPECT_EQ(ask<msg::UploadedFiles>(msg::GetUpload{.upload = gone}).error().code, Code::kNotFound);
+  EXPECT_EQ(ask<msg::UploadedFiles>(msg::GetUpload{.upload = gone}).error().code, Code::kUnavailable);
 }
 
 TEST_F(ServerTest, TellsSubscribersOfEveryCommit) {
@@ -402,11 +402,11 @@ TEST_F(ServerTest, AsksForTheClustersSecret) {
   stop();
   options_.cluster_secret = "of the cluster";
   start();
-  EXPECT_EQ(ask<msg::Models>(msg::ListModels{}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(ask<msg::Models>(msg::ListModels{}).error().code, Code::kUnavailable);
   for (const std::string& shown : {std::string("of the clusteR"), std::string("of the cluster and more")}) {
     Caller wrong(*bus_, "127.0.0.1:" + std::to_string(server_->calls_port()), shown);
     EXPECT_EQ(Caller::as<msg::UploadOpened>(wrong.call_and_wait(msg::OpenUpload{}, {}, {})).error().code,
-              Code::kInvalidArgument);
+              Code::kUnavailable);
   }
   Caller right(*bus_, "127.0.0.1:" + std::to_string(server_->calls_port()), options_.cluster_secret);
   EXPECT_TRUE(Caller::as<msg::Models>(right.call_and_wait(msg::ListModels{}, {}, {})));
@@ -582,6 +582,41 @@ TEST_F(ServerTest, LetsChunksWaitWhenEnoughOfThemAreOnTheirWay) {
     ASSERT_TRUE(chunk) << chunk.error().message;
     EXPECT_EQ(chunk->payload.at(0).text(), "content");
   }
+}
+
+TEST_F(ServerTest, QueuesACallForAChunkOnceHoweverOftenItIsRepeated) {
+  stop();
+  options_.max_answer_bytes_per_peer = 1;  // one at a time
+  start();
+  const std::string slow_folder = "chunks/" + to_hex(sha256("slow")).substr(0, 2);
+  std::filesystem::create_directories(folder_.path() / slow_folder);
+  slow_.emplace(folder_.path(), "slow");
+  ASSERT_TRUE(slow_->good());
+  ASSERT_TRUE(ask<msg::UploadedFiles>(msg::GetUpload{.upload = upload("f", "content")}));
+
+  std::mutex mutex;
+  std::map<std::uint64_t, int> answers;  // by correlation
+  std::promise<void> last;
+  Bus other;
+  const auto socket = other.connect_dealer("127.0.0.1:" + std::to_string(server_->calls_port()), [&](Incoming in) {
+    const std::lock_guard lock(mutex);
+    ++answers[in.message.envelope.correlation];
+    if (in.message.envelope.correlation == 3) last.set_value();
+  });
+  ASSERT_TRUE(socket);
+  const auto get = [&](std::uint64_t correlation, const std::string& content) {
+    Message message;
+    message.envelope.correlation = correlation;
+    message.envelope.body = msg::GetChunk{.digest = sha256(content)};
+    EXPECT_TRUE(other.send(*socket, std::move(message)));
+  };
+  get(1, "slow");
+  for (int i = 0; i < 10; ++i) get(2, "content");
+  get(3, "content");  // has its turn last
+  ASSERT_TRUE(slow_->release(1));
+  EXPECT_EQ(last.get_future().wait_for(20s), std::future_status::ready);
+  const std::lock_guard lock(mutex);
+  EXPECT_EQ(answers, (std::map<std::uint64_t, int>{{1, 1}, {2, 1}, {3, 1}}));
 }
 
 TEST_F(ServerTest, SaysThatItStops) {

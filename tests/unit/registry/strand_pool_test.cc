@@ -18,8 +18,8 @@ TEST(StrandPool, KeepsTheOrderWithinAKey) {
   {
     StrandPool pool(4);
     for (int i = 0; i < 1000; ++i) {
-      pool.post("a", [&seen, i] { seen[0].push_back(i); });
-      pool.post("b", [&seen, i] { seen[1].push_back(i); });
+      EXPECT_TRUE(pool.post("a", [&seen, i] { seen[0].push_back(i); }));
+      EXPECT_TRUE(pool.post("b", [&seen, i] { seen[1].push_back(i); }));
     }
   }
   for (const auto& list : seen) {
@@ -33,21 +33,22 @@ TEST(StrandPool, RunsDifferentKeysAtOnce) {
   std::latch both(2);
   std::atomic<int> done{0};
   for (const char* key : {"a", "b"}) {
-    pool.post(key, [&] {
+    const bool posted = pool.post(key, [&] {
       both.arrive_and_wait();  // each waits for the other
       ++done;
     });
+    EXPECT_TRUE(posted);
   }
   pool.stop();
   EXPECT_EQ(done, 2);
 }
 
-TEST(StrandPool, FinishesWhatIsQueuedAndDropsWhatComesLater) {
+TEST(StrandPool, FinishesWhatIsQueuedAndSaysThatItTakesNoMore) {
   std::atomic<int> done{0};
   StrandPool pool(1);
-  for (int i = 0; i < 10; ++i) pool.post({}, [&] { ++done; });
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(pool.post({}, [&] { ++done; }));
   pool.stop();
-  pool.post({}, [&] { ++done; });
+  EXPECT_FALSE(pool.post({}, [&] { ++done; }));
   EXPECT_EQ(done, 10);
 }
 
@@ -56,9 +57,9 @@ TEST(StrandPool, GoesOnAfterWorkThatThrows) {
   int done = 0;
   {
     StrandPool pool(1, [&](const std::exception& failure) { told = failure.what(); });
-    pool.post("a", [] { throw std::out_of_range("substr"); });
-    pool.post("a", [&] { ++done; });
-    pool.post("b", [&] { ++done; });
+    EXPECT_TRUE(pool.post("a", [] { throw std::out_of_range("substr"); }));
+    EXPECT_TRUE(pool.post("a", [&] { ++done; }));
+    EXPECT_TRUE(pool.post("b", [&] { ++done; }));
   }
   EXPECT_EQ(told, "substr");
   EXPECT_EQ(done, 2);
