@@ -196,6 +196,14 @@ constexpr auto kGuards = std::to_array<Registration>({
     {"slipway::layout(int? number) -> int?", [](Stack& stack) { check_option<is_layout>(stack, "layout"); }},
     {"slipway::memory_format(int? number) -> int?",
      [](Stack& stack) { check_option<is_memory_format>(stack, "memory format"); }},
+    // torch looks for a data type where neither was given.
+    {"slipway::copied(bool copy, Device? device, int? dtype) -> bool",
+     [](Stack& stack) {
+       const bool dtype = !torch::jit::pop(stack).isNone();
+       const bool device = !torch::jit::pop(stack).isNone();
+       require(dtype || device || !stack.back().toBool(),
+               "'to' is to copy, but with neither a device nor a data type; 'clone' copies");
+     }},
     {"slipway::pads(Tensor tensor, int[] pads, int dims) -> int[]",
      [](Stack& stack) {
        const auto dims = torch::jit::pop(stack).toInt();
@@ -263,6 +271,17 @@ constexpr std::array kBounds{
     Bounds{"aten::mul_.t", 1, kMin, 1 << 24},
 };
 
+// Where its `device`, `dtype` and `copy` stand; 0: it has none.
+struct Conversion {
+  std::string_view op;
+  std::size_t device;
+  std::size_t dtype;
+  std::size_t copy;
+};
+constexpr std::array kConversions{Conversion{"aten::to.prim_Device", 1, 2, 4},
+                                  Conversion{"aten::to.prim_dtype", 0, 1, 3},
+                                  Conversion{"aten::to.prim_other", 0, 0, 2}};
+
 struct Pads {
   std::string_view op;
   std::int64_t dims;
@@ -318,9 +337,9 @@ void insert(Node& node, std::size_t argument, const char* guard, std::vector<Val
   node.replaceInput(argument, check->output());
 }
 
-Value* constant(Node& node, std::int64_t number) {
+Value* constant(Node& node, const c10::IValue& value) {
   const torch::jit::WithInsertPoint here(&node);
-  return node.owningGraph()->insertConstant(number);
+  return node.owningGraph()->insertConstant(value);
 }
 
 Result<void> guard_node(Node& node) {
@@ -338,6 +357,10 @@ Result<void> guard_node(Node& node) {
     insert(node, 2, "slipway::layers",
            {node.input(0), node.input(1), node.input(2), node.input(3), node.input(4), node.input(7), node.input(8),
             constant(node, layer->gates)});
+  }
+  if (const auto to = std::ranges::find(kConversions, name, &Conversion::op); to != kConversions.end()) {
+    const auto given = [&](std::size_t at) { return at == 0 ? constant(node, c10::IValue()) : node.input(at); };
+    insert(node, to->copy, "slipway::copied", {node.input(to->copy), given(to->device), given(to->dtype)});
   }
   const auto& arguments = schema->arguments();
   for (std::size_t i = 0; i < arguments.size() && i < node.inputs().size(); ++i) {

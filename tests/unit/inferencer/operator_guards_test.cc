@@ -101,6 +101,20 @@ TEST_F(OperatorGuards, ADataTypeThatIsNoneIsRefusedOrRaised) {
   EXPECT_EQ(failure(computed, {torch::ones({2}), 7}), "");
 }
 
+TEST_F(OperatorGuards, ACopyToNothingIsAnException) {
+  auto by_device =
+      guarded("def forward(self, x, d: Optional[Device], t: Optional[int]):\n  return x.to(d, t, copy=True)\n");
+  EXPECT_NE(failure(by_device, {torch::ones({2}), {}, {}}), "");
+  EXPECT_EQ(failure(by_device, {torch::ones({2}), at::Device(at::kCPU), {}}), "");
+  EXPECT_EQ(failure(by_device, {torch::ones({2}), {}, static_cast<std::int64_t>(at::kLong)}), "");
+  auto by_dtype = guarded("def forward(self, x, t: Optional[int]):\n  return x.to(t, copy=True)\n");
+  EXPECT_NE(failure(by_dtype, {torch::ones({2}), {}}), "");
+  EXPECT_EQ(failure(by_dtype, {torch::ones({2}), static_cast<std::int64_t>(at::kLong)}), "");
+  auto by_nothing = guarded("def forward(self, x, copy: bool):\n  return x.to(False, copy)\n");
+  EXPECT_NE(failure(by_nothing, {torch::ones({2}), true}), "");
+  EXPECT_EQ(failure(by_nothing, {torch::ones({2}), false}), "");
+}
+
 TEST_F(OperatorGuards, APaddingOfAWrongLengthIsAnException) {
   auto module = guarded("def forward(self, x, p: List[int]):\n  return torch.reflection_pad1d(x, p)\n");
   const auto x = torch::ones({3, 2, 4, 4});
