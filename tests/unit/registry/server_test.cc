@@ -596,27 +596,30 @@ TEST_F(ServerTest, QueuesACallForAChunkOnceHoweverOftenItIsRepeated) {
 
   std::mutex mutex;
   std::map<std::uint64_t, int> answers;  // by correlation
-  std::promise<void> last;
+  std::promise<void> come, last;
   Bus other;
   const auto socket = other.connect_dealer("127.0.0.1:" + std::to_string(server_->calls_port()), [&](Incoming in) {
     const std::lock_guard lock(mutex);
     ++answers[in.message.envelope.correlation];
     if (in.message.envelope.correlation == 3) last.set_value();
+    if (in.message.envelope.correlation == 4) come.set_value();
   });
   ASSERT_TRUE(socket);
-  const auto get = [&](std::uint64_t correlation, const std::string& content) {
+  const auto send = [&](std::uint64_t correlation, msg::Body question) {
     Message message;
     message.envelope.correlation = correlation;
-    message.envelope.body = msg::GetChunk{.digest = sha256(content)};
+    message.envelope.body = std::move(question);
     EXPECT_TRUE(other.send(*socket, std::move(message)));
   };
-  get(1, "slow");
-  for (int i = 0; i < 10; ++i) get(2, "content");
-  get(3, "content");  // has its turn last
+  send(1, msg::GetChunk{.digest = sha256("slow")});
+  for (int i = 0; i < 10; ++i) send(2, msg::GetChunk{.digest = sha256("content")});
+  send(3, msg::GetChunk{.digest = sha256("content")});  // has its turn last
+  send(4, msg::ListModels{});                           // answered at once, and so those before have come
+  ASSERT_EQ(come.get_future().wait_for(20s), std::future_status::ready);
   ASSERT_TRUE(slow_->release(1));
   EXPECT_EQ(last.get_future().wait_for(20s), std::future_status::ready);
   const std::lock_guard lock(mutex);
-  EXPECT_EQ(answers, (std::map<std::uint64_t, int>{{1, 1}, {2, 1}, {3, 1}}));
+  EXPECT_EQ(answers, (std::map<std::uint64_t, int>{{1, 1}, {2, 1}, {3, 1}, {4, 1}}));
 }
 
 TEST_F(ServerTest, SaysThatItStops) {
