@@ -233,6 +233,13 @@ TEST_F(HttpServerTest, ForeignPagesChangeNothing) {
       testing::AllOf(StartsWith("HTTP/1.1 200 "), HasSubstr("Access-Control-Allow-Origin: https://dash.example\r\n")));
   EXPECT_THAT(ask("GET /host HTTP/1.1\r\nHost: a\r\nSec-Fetch-Site: cross-site\r\nConnection: close\r\n\r\n"),
               testing::AllOf(StartsWith("HTTP/1.1 200 "), Not(HasSubstr("Access-Control"))));
+  // It predicts, whatever its method.
+  for (const char* path : {"/predict?values=1", "/pr%65dict?values=1"}) {
+    EXPECT_THAT(
+        ask(std::format("GET {} HTTP/1.1\r\nHost: a\r\nSec-Fetch-Site: cross-site\r\nConnection: close\r\n\r\n", path)),
+        StartsWith("HTTP/1.1 403 "))
+        << path;
+  }
   const std::string preflight =
       "OPTIONS /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAccess-Control-Request-Method: POST\r\n"
       "Access-Control-Request-Headers: content-type\r\nOrigin: ";
