@@ -68,6 +68,12 @@ bool is_memory_format(std::int64_t number) {
   return number >= 0 && number < static_cast<std::int64_t>(at::MemoryFormat::NumOptions);
 }
 
+// Resizing divides by it, and believes that what comes out is an index.
+void check_scale(double scale) {
+  constexpr double kMost = 1 << 20;
+  require(scale >= 1 / kMost && scale <= kMost, "a scale of {}: wanted one from {} to {}", scale, 1 / kMost, kMost);
+}
+
 constexpr std::int64_t kMaxPad = std::int64_t{1} << 24;
 
 // `dims` of 0: the operator itself looks at the number of dimensions.
@@ -204,6 +210,24 @@ constexpr auto kGuards = std::to_array<Registration>({
        require(dtype || device || !stack.back().toBool(),
                "'to' is to copy, but with neither a device nor a data type; 'clone' copies");
      }},
+    // Reads as many values as there are keys, or the other way round.
+    {"slipway::values(Tensor keys, Tensor(a) values) -> Tensor(a)",
+     [](Stack& stack) {
+       auto values = torch::jit::pop(stack).toTensor();
+       const auto keys = torch::jit::pop(stack).toTensor();
+       require(keys.dim() >= 2 && values.dim() == keys.dim() && keys.size(-2) == values.size(-2),
+               "attention over {} dimensions of keys and {} of values, of other lengths", keys.dim(), values.dim());
+       stack.emplace_back(std::move(values));
+     }},
+    {"slipway::scale(float? scale) -> float?",
+     [](Stack& stack) {
+       if (!stack.back().isNone()) check_scale(stack.back().toDouble());
+     }},
+    {"slipway::scales(float[]? scales) -> float[]?",
+     [](Stack& stack) {
+       if (stack.back().isNone()) return;
+       for (const double scale : stack.back().toDoubleVector()) check_scale(scale);
+     }},
     {"slipway::pads(Tensor tensor, int[] pads, int dims) -> int[]",
      [](Stack& stack) {
        const auto dims = torch::jit::pop(stack).toInt();
@@ -266,6 +290,13 @@ constexpr std::array kBounds{
     Bounds{"aten::pixel_unshuffle", 1, 1, 1 << 12},
     Bounds{"aten::matrix_power", 1, -(1 << 20), 1 << 20},
     Bounds{"aten::linalg_matrix_power", 1, -(1 << 20), 1 << 20},
+    Bounds{"aten::grid_sampler", 2, 0, 2},
+    Bounds{"aten::grid_sampler", 3, 0, 2},
+    Bounds{"aten::grid_sampler_2d", 2, 0, 2},
+    Bounds{"aten::grid_sampler_2d", 3, 0, 2},
+    Bounds{"aten::grid_sampler_3d", 2, 0, 2},
+    Bounds{"aten::grid_sampler_3d", 3, 0, 2},
+    Bounds{"prim::rangelist", 0, kMin, 1 << 24},
     Bounds{"aten::mul.left_t", 1, kMin, 1 << 24},
     Bounds{"aten::mul.right_", 0, kMin, 1 << 24},
     Bounds{"aten::mul_.t", 1, kMin, 1 << 24},
@@ -344,13 +375,16 @@ Value* constant(Node& node, const c10::IValue& value) {
 
 Result<void> guard_node(Node& node) {
   const c10::FunctionSchema* schema = node.maybeSchema();
-  if (schema == nullptr || !node.kind().is_aten()) return {};
+  if (schema == nullptr) return {};
   const std::string name = full_name(*schema);
-  if (std::ranges::binary_search(kDivisions, name)) insert(node, 1, "slipway::divisor", {node.input(0), node.input(1)});
-  if (const auto bounds = std::ranges::find(kBounds, name, &Bounds::op); bounds != kBounds.end()) {
-    insert(node, bounds->argument, "slipway::bounded",
-           {node.input(bounds->argument), constant(node, bounds->least), constant(node, bounds->most)});
+  for (const Bounds& bounds : kBounds) {
+    if (bounds.op != name) continue;
+    insert(node, bounds.argument, "slipway::bounded",
+           {node.input(bounds.argument), constant(node, bounds.least), constant(node, bounds.most)});
   }
+  if (!node.kind().is_aten()) return {};
+  if (std::ranges::binary_search(kDivisions, name)) insert(node, 1, "slipway::divisor", {node.input(0), node.input(1)});
+  if (name == "aten::scaled_dot_product_attention") insert(node, 2, "slipway::values", {node.input(1), node.input(2)});
   if (const auto pads = std::ranges::find(kPads, name, &Pads::op); pads != kPads.end())
     insert(node, 1, "slipway::pads", {node.input(0), node.input(1), constant(node, pads->dims)});
   if (const auto layer = std::ranges::find(kRecurrent, name, &Recurrent::op); layer != kRecurrent.end()) {
@@ -363,7 +397,13 @@ Result<void> guard_node(Node& node) {
     insert(node, to->copy, "slipway::copied", {node.input(to->copy), given(to->device), given(to->dtype)});
   }
   const auto& arguments = schema->arguments();
+  const bool resizes = name.starts_with("aten::upsample_") || name.starts_with("aten::_upsample_");
   for (std::size_t i = 0; i < arguments.size() && i < node.inputs().size(); ++i) {
+    if (resizes && arguments[i].name() == "scale_factors") {
+      insert(node, i, "slipway::scales", {node.input(i)});
+    } else if (resizes && arguments[i].name().starts_with("scales")) {
+      insert(node, i, "slipway::scale", {node.input(i)});
+    }
     const auto option = option_of(arguments[i]);
     if (!option) continue;
     const Value* value = node.input(i);

@@ -83,7 +83,7 @@ struct Named {
 };
 
 Result<void> flatten(const c10::IValue& value, std::string name, int depth, std::vector<Named>& out) {
-  if (depth > kMaxNesting || out.size() > kMaxOutputs) {
+  if (depth > kMaxNesting || (value.isTensor() && out.size() == kMaxOutputs)) {
     return fail(Code::kUnsupported,
                 std::format("the model's output has more than {} tensors or {} levels", kMaxOutputs, kMaxNesting));
   }

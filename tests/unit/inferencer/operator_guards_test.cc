@@ -1,8 +1,10 @@
 #include "services/inferencer/operator_guards.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "lib/torch_runtime/torch_runtime.h"
+#include "services/inferencer/operator_list.h"
 #include "tests/unit/inferencer/models.h"
 
 namespace slipway::inferencer {
@@ -113,6 +115,41 @@ TEST_F(OperatorGuards, ACopyToNothingIsAnException) {
   auto by_nothing = guarded("def forward(self, x, copy: bool):\n  return x.to(False, copy)\n");
   EXPECT_NE(failure(by_nothing, {torch::ones({2}), true}), "");
   EXPECT_EQ(failure(by_nothing, {torch::ones({2}), false}), "");
+}
+
+TEST_F(OperatorGuards, AttentionOverMoreKeysThanValuesIsAnException) {
+  auto module = guarded("def forward(self, q, k, v):\n  return torch.scaled_dot_product_attention(q, k, v)\n");
+  const auto some = torch::ones({1, 1, 4, 8});
+  EXPECT_EQ(failure(module, {some, some, some}), "");
+  EXPECT_EQ(failure(module, {some, torch::ones({1, 1, 6, 8}), torch::ones({1, 1, 6, 8})}), "");
+  EXPECT_NE(failure(module, {some, torch::ones({1, 1, 1, 8}), some}), "");
+  EXPECT_NE(failure(module, {some, some, torch::ones({1, 1, 5, 8})}), "");
+  EXPECT_NE(failure(module, {some, some, torch::ones({4, 8})}), "");
+}
+
+TEST_F(OperatorGuards, ResizingByNextToNothingIsAnException) {
+  auto by_scale = guarded("def forward(self, x, s: float):\n  return torch.upsample_nearest1d(x, [100], s)\n");
+  const auto bytes = torch::ones({1, 1, 5}, at::kByte);
+  EXPECT_EQ(failure(by_scale, {bytes, 20.0}), "");
+  EXPECT_NE(failure(by_scale, {bytes, 1e-30}), "");
+  EXPECT_NE(failure(by_scale, {bytes, std::numeric_limits<double>::quiet_NaN()}), "");
+  auto by_scales = guarded("def forward(self, x, s: List[float]):\n  return torch.upsample_nearest1d(x, None, s)\n");
+  EXPECT_EQ(failure(by_scales, {torch::ones({1, 1, 5}), std::vector<double>{2.0}}), "");
+  EXPECT_NE(failure(by_scales, {torch::ones({1, 1, 5}), std::vector<double>{1e-30}}), "");
+}
+
+TEST_F(OperatorGuards, AModeThatIsNoneIsAnException) {
+  auto module = guarded(
+      "def forward(self, x, g, mode: int, pad: int):\n  return torch.grid_sampler_2d(x, g, mode, pad, False)\n");
+  const std::vector<c10::IValue> good{torch::ones({1, 1, 4, 4}), torch::zeros({1, 2, 2, 2})};
+  EXPECT_EQ(failure(module, {good[0], good[1], 2, 2}), "");
+  EXPECT_NE(failure(module, {good[0], good[1], 77, 0}), "");
+  EXPECT_NE(failure(module, {good[0], good[1], 0, -1}), "");
+}
+
+TEST_F(OperatorGuards, ListsThatAreSortedByWhatIsNoOrderAreNotOnTheList) {
+  for (const std::string_view name : {"aten::sort.Tensor", "aten::sort.any", "aten::sort.float"})
+    EXPECT_FALSE(std::ranges::contains(allowed_operators(), name)) << name;
 }
 
 TEST_F(OperatorGuards, APaddingOfAWrongLengthIsAnException) {
