@@ -12,12 +12,16 @@ using BlobTransfer = TransferTest;
 
 TEST_F(BlobTransfer, UploadsInPartsAndClosesTheFile) {
   for (const std::size_t size : {std::size_t{0}, std::size_t{5}, kUploadPartBytes, 3 * kUploadPartBytes + 1}) {
-    store.uploaded.clear();
-    store.closed = false;
+    {
+      const std::lock_guard lock(store.mutex);
+      store.uploaded.clear();
+      store.closed = false;
+    }
     const auto upload = open_upload(registry);
     ASSERT_TRUE(upload);
     const std::string bytes = pattern(size);
     ASSERT_TRUE(upload_file(registry, *upload, "f", std::as_bytes(std::span(bytes))));
+    const std::lock_guard lock(store.mutex);
     EXPECT_TRUE(store.uploaded == bytes) << size;
     EXPECT_TRUE(store.closed);
   }
@@ -40,7 +44,10 @@ TEST_F(BlobTransfer, DownloadsWhatWasStored) {
 
 TEST_F(BlobTransfer, NoticesADamagedChunkAndAWrongWhole) {
   StoredFile file = store.keep("f", pattern(10'000), 4096);
-  store.chunks[file.chunks[1]][7] ^= 1;
+  {
+    const std::lock_guard lock(store.mutex);
+    store.chunks[file.chunks[1]][7] ^= 1;
+  }
   EXPECT_EQ(download(registry, file).error().code, Code::kDataLoss);
 
   StoredFile shorter = store.keep("g", pattern(20'000), 4096);
@@ -54,6 +61,7 @@ TEST_F(BlobTransfer, SendsWhatFoundNoRoomAgain) {
   store.refuse_next_parts = 11;
   const auto done = upload_file(registry, UploadId("u"), "f", std::as_bytes(std::span(bytes)), {.pause = 1ms});
   ASSERT_TRUE(done) << done.error().message;
+  const std::lock_guard lock(store.mutex);
   EXPECT_TRUE(store.uploaded == bytes);
   EXPECT_TRUE(store.closed);
   EXPECT_EQ(store.refused, 11);
@@ -85,7 +93,10 @@ TEST_F(BlobTransfer, AsksAgainForAChunkThatFoundNoRoom) {
   const StoredFile file = store.keep("f", bytes, 4096);
   store.refuse_next_reads = 6;
   EXPECT_TRUE(download(registry, file, {.pause = 1ms}));
-  store.refuse_next_reads = 1'000'000;
+  {
+    const std::lock_guard lock(store.mutex);
+    store.refuse_next_reads = 1'000'000;
+  }
   EXPECT_EQ(download(registry, file, {.pause = 1ms, .give_up = 50ms}).error().code, Code::kOverloaded);
 }
 

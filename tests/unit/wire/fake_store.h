@@ -32,8 +32,12 @@ class FakeStore {
     return file;
   }
   [[nodiscard]] std::string address() const { return "127.0.0.1:" + std::to_string(bus.port(socket)); }
+  [[nodiscard]] int read_count() {
+    const std::lock_guard lock(mutex);
+    return reads;
+  }
 
-  std::mutex mutex;
+  std::mutex mutex;  // guards all below but the last two
   std::map<Digest, std::string> chunks;
   std::string uploaded;
   bool closed = false;

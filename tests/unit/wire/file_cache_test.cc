@@ -22,16 +22,16 @@ TEST_F(FileCacheTest, KeepsADownloadAndFetchesADamagedOneAgain) {
   const StoredFile file = store.keep("f", pattern(10'000), 4096);
   const auto first = download_to_cache(registry, file, folder / "cache");
   ASSERT_TRUE(first) << first.error().message;
-  EXPECT_EQ(store.reads, 3);
+  EXPECT_EQ(store.read_count(), 3);
   ASSERT_TRUE(download_to_cache(registry, file, folder / "cache"));
-  EXPECT_EQ(store.reads, 3) << "the kept file was fetched again";
+  EXPECT_EQ(store.read_count(), 3) << "the kept file was fetched again";
   {
     std::fstream damage(*first, std::ios::in | std::ios::out | std::ios::binary);
     damage.seekp(5000);
     damage.put('!');
   }
   ASSERT_TRUE(download_to_cache(registry, file, folder / "cache"));
-  EXPECT_EQ(store.reads, 6);
+  EXPECT_EQ(store.read_count(), 6);
 }
 
 TEST_F(FileCacheTest, ADiskThatTakesNothingIsNoReasonToWait) {
@@ -56,7 +56,10 @@ TEST_F(FileCacheTest, SweepsWhatKilledDownloadsLeft) {
 
 TEST_F(FileCacheTest, LeavesNothingHalfDoneBehind) {
   StoredFile file = store.keep("f", pattern(10'000), 4096);
-  store.chunks[file.chunks[2]][0] ^= 1;
+  {
+    const std::lock_guard lock(store.mutex);
+    store.chunks[file.chunks[2]][0] ^= 1;
+  }
   ASSERT_FALSE(download_to_cache(registry, file, folder / "cache"));
   EXPECT_TRUE(std::filesystem::is_empty(folder / "cache"));
 }
