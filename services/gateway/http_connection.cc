@@ -70,23 +70,30 @@ bool IdleConnections::close_longest() {
   return true;
 }
 
-HttpConnection::HttpConnection(Stream stream, ConnectionShared& shared, IdleConnections& idle)
-    : stream_(std::move(stream)),
+ConnectionPlace::ConnectionPlace(ConnectionShared& shared) : shared_(&shared) {
+  ++shared_->open;
+  metrics().connections.Increment();
+}
+
+ConnectionPlace::~ConnectionPlace() {
+  if (shared_ == nullptr) return;
+  metrics().connections.Decrement();
+  --shared_->open;
+}
+
+HttpConnection::HttpConnection(Stream stream, ConnectionShared& shared, ConnectionPlace place, IdleConnections& idle)
+    : place_(std::move(place)),
+      stream_(std::move(stream)),
       shared_(shared),
       buffer_(kPartBytes),
       idle_connections_(idle),
       node_{IdleConnections::Entry{.connection = this}},
-      entry_(node_.begin()) {
-  ++shared_.open;
-  metrics().connections.Increment();
-}
+      entry_(node_.begin()) {}
 
 HttpConnection::~HttpConnection() {
   leave_idle();
   release_buffered();
   metrics().connection_buffers.Decrement(static_cast<double>(counted_bytes_));
-  --shared_.open;
-  metrics().connections.Decrement();
 }
 
 Task<void> HttpConnection::run() {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "services/gateway/origin_gate.h"
 #include "services/gateway/request_gate.h"
@@ -33,6 +34,19 @@ struct ConnectionShared {
   std::atomic<bool> draining{false};
   std::atomic<int> open{0};
   std::atomic<std::uint64_t> buffered_bytes{0};  // bodies in memory, of all connections
+};
+
+// A connection's place among those that are open, from its accept to its end; a moved-from one is none.
+// Threads: any, one at a time.
+class ConnectionPlace {
+ public:
+  explicit ConnectionPlace(ConnectionShared& shared);
+  ~ConnectionPlace();
+  ConnectionPlace(ConnectionPlace&& other) noexcept : shared_(std::exchange(other.shared_, nullptr)) {}
+  ConnectionPlace& operator=(ConnectionPlace&&) = delete;
+
+ private:
+  ConnectionShared* shared_;
 };
 
 class HttpConnection;
@@ -72,7 +86,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
                              private BodyWriter,
                              private ClientWatch {
  public:
-  HttpConnection(Stream stream, ConnectionShared& shared, IdleConnections& idle);
+  HttpConnection(Stream stream, ConnectionShared& shared, ConnectionPlace place, IdleConnections& idle);
   ~HttpConnection() override;
 
   // Serves requests until the connection ends. Never throws.
@@ -116,6 +130,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void watch(std::function<void()> gone) override;
   void unwatch() override;
 
+  const ConnectionPlace place_;  // first: given back when all else is gone
   Stream stream_;
   ConnectionShared& shared_;
   const GateLimits limits_;

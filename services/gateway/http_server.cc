@@ -148,10 +148,12 @@ struct HttpServer::Impl {
       if (ec) return;
       socket = asio::basic_stream_socket<tcp, Executor>(lane->context.get_executor(), protocol, handle);
     }
+    // Counted here: its thread may come to it only after many more have been accepted.
+    ConnectionPlace place(shared);
     // The last reference may go on either thread until serve() has it, but the socket is touched on its lane's only.
-    asio::post(lane->context, [this, lane, full, kept = std::move(socket)]() mutable {
+    asio::post(lane->context, [this, lane, full, kept = std::move(socket), place = std::move(place)]() mutable {
       const bool refused = full && !lane->idle.close_longest();
-      auto connection = std::make_shared<HttpConnection>(Stream(std::move(kept)), shared, lane->idle);
+      auto connection = std::make_shared<HttpConnection>(Stream(std::move(kept)), shared, std::move(place), lane->idle);
       asio::co_spawn(lane->context, serve(std::move(connection), lane, refused), asio::detached);
     });
   }

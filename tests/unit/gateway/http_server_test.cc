@@ -260,6 +260,45 @@ TEST_F(HttpServerTest, RefusesConnectionsOverTheCapWhenNoneIsIdle) {
   first.say("ok");
   EXPECT_THAT(first.hear("ok"), HasSubstr("200 OK"));
 }
+TEST_F(HttpServerTest, ConnectionsCountBeforeTheirThreadComesToThem) {
+  settings.max_connections = 4;
+  settings.http_threads = 2;  // connections go to them in turn
+  settings.body_grace_ms = 60'000;
+  std::promise<void> held, go_on;
+  Route route;
+  route.method = "GET";
+  route.pattern = "/hold";
+  route.body = BodyPolicy::kNone;
+  route.handler = [&](Call&) -> Task<Response> {
+    held.set_value();
+    go_on.get_future().wait();
+    co_return json_response(200, "{}");
+  };
+  routes.add(std::move(route));
+  start();
+  const std::string busy = "POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+  const Client first(server->port());
+  first.say(busy);
+  EXPECT_THAT(first.hear("\r\n\r\n"), StartsWith("HTTP/1.1 100 "));
+  const Client second(server->port());
+  second.say("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+  held.get_future().wait();
+  const Client third(server->port());
+  third.say(busy);
+  EXPECT_THAT(third.hear("\r\n\r\n"), StartsWith("HTTP/1.1 100 "));
+  const Client fourth(server->port());  // its thread is held up
+  const Client fifth(server->port());
+  fifth.say(busy);
+  EXPECT_THAT(fifth.hear("\r\n\r\n"), StartsWith("HTTP/1.1 503 "));
+  go_on.set_value();
+  EXPECT_THAT(second.hear("{}"), HasSubstr("200 OK"));
+  first.say("ok");
+  EXPECT_THAT(first.hear("ok"), HasSubstr("200 OK"));
+  third.say("ok");
+  EXPECT_THAT(third.hear("ok"), HasSubstr("200 OK"));
+  EXPECT_TRUE(server->drain(std::chrono::seconds(10)));
+  EXPECT_EQ(metrics().connections.Value(), 0) << "each was given back, and once";
+}
 TEST_F(HttpServerTest, TheLongestIdleConnectionMakesRoomForAnother) {
   settings.max_connections = 2;
   settings.http_threads = 2;
