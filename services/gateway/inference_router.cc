@@ -1,6 +1,7 @@
 #include "services/gateway/inference_router.h"
 
 #include <algorithm>
+#include <format>
 
 namespace slipway::gateway {
 namespace {
@@ -10,6 +11,10 @@ Error no_inferencer() {
           .message = "no inferencer is connected to this gateway",
           .path = {},
           .retry_after = std::chrono::seconds(2)};
+}
+
+Error no_place(std::string message) {
+  return {.code = Code::kOverloaded, .message = std::move(message), .path = {}, .retry_after = std::chrono::seconds(1)};
 }
 
 }  // namespace
@@ -25,18 +30,68 @@ void InferenceRouter::submit(RequestId id, Routed routed, TimePoint now, Actions
     out.push_back(Failed{id, no_inferencer()});
     return;
   }
-  const At request = requests_.try_emplace(id, Request{.routed = std::move(routed)}).first;
+  const auto [line, made] = lines_.try_emplace(routed.version);
+  if (made) line->second.turn = next_line_++;
+  if (line->second.open++ == 0) ++busy_lines_;
+  const At request = requests_.try_emplace(id, Request{.routed = std::move(routed), .line = line}).first;
   deadlines_.emplace(deadline, id);
-  // First come, first served: nobody overtakes those who wait.
-  if (queue_.empty() && try_send(request, now, out)) return;
-  request->second.place = queue_.insert(queue_.end(), id);
-  if (queue_.size() <= max_queued_) return;
-  finish(request);
-  out.push_back(Failed{id,
-                       {.code = Code::kOverloaded,
-                        .message = std::format("{} requests are waiting for an inferencer already", queue_.size()),
-                        .path = {},
-                        .retry_after = std::chrono::seconds(1)}});
+  // While somebody waits there is no credit, or it is theirs.
+  if (queued_ == 0 && try_send(request, now, out)) return;
+  if (auto full = make_room(line->second, out)) {
+    forget(request);
+    out.push_back(Failed{id, std::move(*full)});
+    return;
+  }
+  enqueue(request, false);
+}
+
+std::optional<Error> InferenceRouter::make_room(const Line& line, Actions& out) {
+  const std::size_t waiting = line.waiting.size();
+  if (queued_ >= max_queued_) {
+    if (lengths_.empty()) return no_place("no request may wait for an inferencer");
+    const Line& longest = lengths_.rbegin()->second;
+    if (longest.waiting.size() <= waiting + 1)
+      return no_place(std::format("{} requests are waiting for an inferencer already", queued_));
+    const RequestId last = longest.waiting.back();
+    finish(requests_.find(last));
+    out.push_back(Failed{last, no_place("its place among those who wait for an inferencer went to another version's "
+                                        "request, of which fewer wait")});
+    return std::nullopt;
+  }
+  if (busy_lines_ > 1 && waiting >= max_queued_ - max_queued_ / 2)
+    return no_place(
+        std::format("{} requests of this version are waiting for an inferencer already, and there are "
+                    "other versions' requests",
+                    waiting));
+  return std::nullopt;
+}
+
+// What `apply` does to the line is done to the two orders too; they know only lines in which somebody waits.
+template <class Change>
+void InferenceRouter::change(Line& line, Change apply) {
+  if (!line.waiting.empty()) {
+    next_.erase({line.outstanding, line.turn});
+    lengths_.erase({line.waiting.size(), line.turn});
+  }
+  apply();
+  if (!line.waiting.empty()) {
+    next_.emplace(std::pair(line.outstanding, line.turn), line);
+    lengths_.emplace(std::pair(line.waiting.size(), line.turn), line);
+  }
+}
+
+void InferenceRouter::enqueue(At request, bool in_front) {
+  Line& line = request->second.line->second;
+  change(line, [&] {
+    request->second.place = line.waiting.insert(in_front ? line.waiting.begin() : line.waiting.end(), request->first);
+  });
+  ++queued_;
+}
+
+InferenceRouter::Load InferenceRouter::load(const std::optional<msg::VersionKey>& version) const {
+  const auto found = lines_.find(version);
+  if (found == lines_.end()) return {};
+  return {.queued = found->second.waiting.size(), .outstanding = found->second.outstanding};
 }
 
 bool InferenceRouter::try_send(At request, TimePoint now, Actions& out) {
@@ -46,7 +101,17 @@ bool InferenceRouter::try_send(At request, TimePoint now, Actions& out) {
   if (!peer) return false;
   waiting.peer = std::move(*peer);
   waiting.attempt = next_attempt_++;
-  attempts_.emplace(waiting.attempt, request->first);
+  attempts_.emplace(waiting.attempt, request);
+  Line& line = waiting.line->second;
+  change(line, [&] {
+    if (waiting.place) {
+      line.waiting.erase(*waiting.place);
+      waiting.place.reset();
+      --queued_;
+    }
+    ++line.outstanding;
+    line.turn = next_turn_++;
+  });
   workers_.take(waiting.peer, waiting.routed.rows);
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(waiting.routed.deadline - now);
   out.push_back(SendTo{.peer = waiting.peer,
@@ -61,6 +126,8 @@ void InferenceRouter::take_back(At request) {
   Request& sent = request->second;
   attempts_.erase(sent.attempt);
   sent.attempt = 0;
+  Line& line = sent.line->second;
+  change(line, [&] { --line.outstanding; });
   workers_.give_back(sent.peer, sent.routed.rows);
 }
 
@@ -77,19 +144,31 @@ void InferenceRouter::note_proven(const Request& request) {
 }
 
 void InferenceRouter::finish(At request) {
-  if (request->second.attempt != 0)
+  if (request->second.attempt != 0) {
     take_back(request);
-  else
-    queue_.erase(request->second.place);
+  } else {
+    Line& line = request->second.line->second;
+    change(line, [&] { line.waiting.erase(request->second.place.value()); });
+    --queued_;
+  }
+  forget(request);
+}
+
+// Of what is neither sent nor queued.
+void InferenceRouter::forget(At request) {
+  const Lines::iterator line = request->second.line;
   deadlines_.erase({request->second.routed.deadline, request->first});
   requests_.erase(request);
+  if (--line->second.open > 0) return;
+  --busy_lines_;
+  if (lines_.size() > kKeptLines) lines_.erase(line);
 }
 
 std::optional<RequestId> InferenceRouter::on_answer(const Peer& peer, std::uint64_t attempt, TimePoint now,
                                                     Actions& out) {
   const auto found = attempts_.find(attempt);
   if (found == attempts_.end()) return std::nullopt;
-  const At request = requests_.find(found->second);
+  const At request = found->second;
   if (request->second.peer != peer) return std::nullopt;  // another worker's number
   const RequestId id = request->first;
   note_proven(request->second);
@@ -101,15 +180,14 @@ std::optional<RequestId> InferenceRouter::on_answer(const Peer& peer, std::uint6
 void InferenceRouter::on_error(const Peer& peer, std::uint64_t attempt, Error error, TimePoint now, Actions& out) {
   const auto found = attempts_.find(attempt);
   if (found == attempts_.end()) return;
-  const At request = requests_.find(found->second);
+  const At request = found->second;
   if (request->second.peer != peer) return;
   take_back(request);
   if (error.code == Code::kUnavailable || error.code == Code::kOverloaded) {
     retry_or_fail(request, std::move(error), now, out);
   } else {
     const RequestId id = request->first;
-    deadlines_.erase({request->second.routed.deadline, id});
-    requests_.erase(request);
+    forget(request);
     out.push_back(Failed{id, std::move(error)});
   }
   pump(now, out);
@@ -118,7 +196,7 @@ void InferenceRouter::on_error(const Peer& peer, std::uint64_t attempt, Error er
 void InferenceRouter::on_send_failed(std::uint64_t attempt, TimePoint now, Actions& out) {
   const auto found = attempts_.find(attempt);
   if (found == attempts_.end()) return;
-  const At request = requests_.find(found->second);
+  const At request = found->second;
   take_back(request);
   retry_or_fail(request,
                 {.code = Code::kUnavailable,
@@ -129,17 +207,16 @@ void InferenceRouter::on_send_failed(std::uint64_t attempt, TimePoint now, Actio
 }
 
 void InferenceRouter::on_peer_lost(const Peer& peer, TimePoint now, Actions& out) {
-  std::vector<RequestId> lost;
-  for (const auto& [attempt, id] : attempts_) {
-    if (requests_.at(id).peer == peer) lost.push_back(id);
+  std::vector<At> lost;
+  for (const auto& [attempt, request] : attempts_) {
+    if (request->second.peer == peer) lost.push_back(request);
   }
-  for (const RequestId id : lost) {
-    const At request = requests_.find(id);
+  for (const At request : lost) {
+    const RequestId id = request->first;
     take_back(request);
     const bool again = request->second.retried;
     if (!trusted(request->second.routed)) {
-      deadlines_.erase({request->second.routed.deadline, id});
-      requests_.erase(request);
+      forget(request);
       out.push_back(Failed{id,
                            {.code = Code::kUnavailable,
                             .message = "the inferencer that ran this uploaded model was lost before the model had ever "
@@ -163,9 +240,14 @@ void InferenceRouter::on_peer_lost(const Peer& peer, TimePoint now, Actions& out
 
 // Nobody is left to wait for; what was sent once may still hope for a worker that restarts.
 void InferenceRouter::fail_waiting(Actions& out) {
-  for (auto at = queue_.begin(); at != queue_.end();) {
-    const At request = requests_.find(*at++);
-    if (request->second.retried) continue;
+  std::vector<At> hopeless;
+  for (const auto& [key, line] : next_) {
+    for (const RequestId id : line.get().waiting) {
+      const At request = requests_.find(id);
+      if (!request->second.retried) hopeless.push_back(request);
+    }
+  }
+  for (const At request : hopeless) {
     const RequestId id = request->first;
     finish(request);
     out.push_back(Failed{id, no_inferencer()});
@@ -175,15 +257,14 @@ void InferenceRouter::fail_waiting(Actions& out) {
 void InferenceRouter::retry_or_fail(At request, Error error, TimePoint now, Actions& out) {
   const RequestId id = request->first;
   if (request->second.retried) {
-    deadlines_.erase({request->second.routed.deadline, id});
-    requests_.erase(request);
+    forget(request);
     out.push_back(Failed{id, std::move(error)});
     return;
   }
   request->second.retried = true;
   ++retries_;
-  // It has waited once already: to the front, over the queue's limit if need be.
-  if (!try_send(request, now, out)) request->second.place = queue_.insert(queue_.begin(), id);
+  // It has waited once already: to the front of its line, over the limit if need be.
+  if (!try_send(request, now, out)) enqueue(request, true);
 }
 
 void InferenceRouter::cancel(RequestId id, TimePoint now, Actions& out) {
@@ -195,15 +276,14 @@ void InferenceRouter::cancel(RequestId id, TimePoint now, Actions& out) {
 }
 
 void InferenceRouter::pump(TimePoint now, Actions& out) {
-  while (!queue_.empty()) {
-    const At request = requests_.find(queue_.front());
-    if (!try_send(request, now, out)) return;
-    queue_.erase(queue_.begin());
+  while (!next_.empty()) {
+    const Line& line = next_.begin()->second;
+    if (!try_send(requests_.find(line.waiting.front()), now, out)) return;
   }
 }
 
 void InferenceRouter::on_tick(TimePoint now, Actions& out) {
-  if (!queue_.empty() && now >= patient_until_ && workers_.count(msg::Role::kInferencer) == 0) fail_waiting(out);
+  if (queued_ > 0 && now >= patient_until_ && workers_.count(msg::Role::kInferencer) == 0) fail_waiting(out);
   bool freed = false;
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     const At request = requests_.find(deadlines_.begin()->second);

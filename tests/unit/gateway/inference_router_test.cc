@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
+#include <ranges>
 #include <set>
 
 namespace slipway::gateway {
@@ -231,9 +233,109 @@ TEST_F(InferenceRouterTest, ACrashThatWasToldIsNotTriedAgainWhatWasBesideItIs) {
   EXPECT_EQ(take<Failed>().size(), 1U);
 }
 
+struct SharedQueue : Fixture {
+  static constexpr int kPlaces = 4;
+  InferenceRouter shared{workers, kPlaces, kStart - InferenceRouter::kPatience};
+  const msg::VersionKey a{.model = "a", .version = 1}, b{.model = "b", .version = 1}, c{.model = "c", .version = 1};
+
+  // The requests that are sent, and those that fail for want of a place.
+  struct Done {
+    std::vector<int> sent;
+    std::vector<int> failed;
+    bool operator==(const Done&) const = default;
+  };
+  std::map<int, std::uint64_t> attempts;
+  Done done() {
+    Done all;
+    for (const auto& action : out) {
+      if (const auto* sent = std::get_if<SendTo>(&action)) {
+        all.sent.push_back(static_cast<int>(sent->request));
+        attempts[all.sent.back()] = sent->attempt;
+      } else if (const auto* failed = std::get_if<Failed>(&action)) {
+        EXPECT_EQ(failed->error.code, Code::kOverloaded);
+        EXPECT_GT(failed->error.retry_after.count(), 0);
+        all.failed.push_back(static_cast<int>(failed->request));
+      }
+    }
+    out.clear();
+    return all;
+  }
+  Done ask(int id, const std::optional<msg::VersionKey>& version) {
+    shared.submit(RequestId(id), {.version = version, .uploaded = false, .rows = 1, .deadline = kStart + 1s}, kStart,
+                  out);
+    return done();
+  }
+  Done answer(int id) {
+    EXPECT_EQ(shared.on_answer("worker", attempts.at(id), kStart, out), RequestId(id));
+    return done();
+  }
+};
+using InferenceRouterSharedQueueTest = SharedQueue;
+
+TEST_F(InferenceRouterSharedQueueTest, CreditGoesToTheVersionWithTheFewestOutstanding) {
+  join("worker", 2);
+  EXPECT_EQ(ask(1, a), (Done{{1}, {}}));
+  EXPECT_EQ(ask(2, a), (Done{{2}, {}}));
+  EXPECT_EQ(ask(3, a), Done());
+  EXPECT_EQ(ask(4, a), Done());
+  EXPECT_EQ(ask(5, b), Done());
+  EXPECT_EQ(ask(6, b), Done());
+  EXPECT_EQ(answer(1), (Done{{5}, {}})) << "before those of the other version that came first";
+  EXPECT_EQ(answer(2), (Done{{3}, {}}));
+  EXPECT_EQ(answer(3), (Done{{4}, {}}));
+  EXPECT_EQ(answer(4), (Done{{6}, {}}));
+}
+
+TEST_F(InferenceRouterSharedQueueTest, EqualVersionsAndInspectionsTakeTurns) {
+  join("worker", 1);
+  EXPECT_EQ(ask(1, a), (Done{{1}, {}}));
+  EXPECT_EQ(ask(2, a), Done());
+  EXPECT_EQ(ask(3, a), Done());
+  EXPECT_EQ(ask(4, b), Done());
+  EXPECT_EQ(ask(5, std::nullopt), Done());
+  EXPECT_EQ(answer(1), (Done{{4}, {}}));
+  EXPECT_EQ(answer(4), (Done{{5}, {}}));
+  EXPECT_EQ(answer(5), (Done{{2}, {}}));
+  EXPECT_EQ(answer(2), (Done{{3}, {}}));
+}
+
+TEST_F(InferenceRouterSharedQueueTest, AVersionHasHalfThePlacesWhileOthersAreHere) {
+  join("worker", 1);
+  EXPECT_EQ(ask(1, b), (Done{{1}, {}}));
+  EXPECT_EQ(ask(2, a), Done());
+  EXPECT_EQ(ask(3, a), Done());
+  EXPECT_EQ(ask(4, a), (Done{{}, {4}}));
+  EXPECT_EQ(ask(5, b), Done());
+  EXPECT_EQ(answer(1), (Done{{2}, {}}));
+  EXPECT_EQ(ask(6, a), Done()) << "one of its places is free again";
+}
+
+TEST_F(InferenceRouterSharedQueueTest, AVersionAloneHasAllPlacesAndMakesRoomForOthers) {
+  join("worker", 1);
+  EXPECT_EQ(ask(1, a), (Done{{1}, {}}));
+  for (int id = 2; id <= 5; ++id) EXPECT_EQ(ask(id, a), Done());
+  EXPECT_EQ(ask(6, a), (Done{{}, {6}}));
+  EXPECT_EQ(ask(7, b), (Done{{}, {5}})) << "the last of those who are many";
+  EXPECT_EQ(ask(8, b), (Done{{}, {4}}));
+  EXPECT_EQ(ask(9, b), (Done{{}, {9}})) << "as many wait of either";
+  EXPECT_EQ(ask(10, c).failed.size(), 1U);
+  EXPECT_EQ(shared.load(c).queued, 1U);
+  EXPECT_EQ(shared.queued(), 4U);
+}
+
+TEST_F(InferenceRouterSharedQueueTest, WithoutAPlaceNobodyWaits) {
+  InferenceRouter none(workers, 0, kStart - InferenceRouter::kPatience);
+  join("worker", 1);
+  for (int id = 1; id <= 2; ++id) {
+    none.submit(RequestId(id), {.version = a, .uploaded = false, .rows = 1, .deadline = kStart + 1s}, kStart, out);
+  }
+  EXPECT_EQ(done(), (Done{{1}, {2}}));
+}
+
 // Messages are dropped, doubled and reordered, workers crash and come back under new names: every request has exactly
-// one outcome, no worker has more than its credit, and nothing is left over.
+// one outcome, no worker has more than its credit, no version has more than its part, and nothing is left over.
 TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
+  int displaced = 0, held_to_its_part = 0;
   for (unsigned seed = 0; seed < 300; ++seed) {
     std::mt19937 random(seed);
     const auto chance = [&](int percent) { return static_cast<int>(random() % 100) < percent; };
@@ -252,6 +354,22 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
       int lost = 0;
     };
     std::map<std::uint64_t, Asked> asked;
+    std::map<std::optional<msg::VersionKey>, std::uint64_t> first_sent;
+    std::map<std::optional<msg::VersionKey>, InferenceRouter::Load> loads;
+    const auto look = [&] {
+      loads[std::nullopt] = router.load(std::nullopt);
+      for (int m = 0; m < 3; ++m) {
+        const msg::VersionKey key{.model = std::format("m{}", m), .version = 1};
+        loads[key] = router.load(key);
+      }
+      std::size_t queued = 0, all = 0;
+      for (const auto& [key, load] : loads) {
+        queued += load.queued;
+        all += load.queued + load.outstanding;
+      }
+      ASSERT_EQ(queued, router.queued());
+      ASSERT_EQ(all, router.open());
+    };
     std::set<msg::VersionKey> answered;
     std::vector<Running> with_workers;  // sent, and not answered
     std::vector<Running> running;
@@ -269,6 +387,11 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
           ASSERT_LE(worker->outstanding, worker->credits);
           Asked& of = asked[static_cast<std::uint64_t>(sent->request)];
           ASSERT_LE(++of.sent, 2);
+          if (of.sent == 1) {
+            auto& before = first_sent[of.version];
+            ASSERT_LT(before, static_cast<std::uint64_t>(sent->request)) << "first come, first served";
+            before = static_cast<std::uint64_t>(sent->request);
+          }
           ASSERT_EQ(sent->alone, of.lost > 0) << "alone, and only then";
           // Nothing that may have ended an inferencer reaches a second one.
           ASSERT_TRUE(of.lost == 0 || !of.uploaded || (of.version && answered.contains(*of.version)));
@@ -293,12 +416,30 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
         std::optional<msg::VersionKey> version;
         if (chance(80)) version = msg::VersionKey{.model = std::format("m{}", random() % 3), .version = 1};
         asked[id] = {.version = version, .uploaded = version && chance(60)};
+        look();
         router.submit(RequestId{id},
                       {.version = version,
                        .uploaded = asked[id].uploaded,
                        .rows = static_cast<std::int64_t>(1 + random() % 4),
                        .deadline = now + std::chrono::milliseconds(random() % 500)},
                       now, out);
+        for (const auto& action : out) {
+          const auto* failed = std::get_if<Failed>(&action);
+          if (failed == nullptr || failed->error.code != Code::kOverloaded) continue;
+          const auto& own = loads[version].queued;
+          const auto longest = std::ranges::max(loads | std::views::values, {}, &InferenceRouter::Load::queued).queued;
+          if (failed->request != RequestId{id}) {
+            const auto& other = asked[static_cast<std::uint64_t>(failed->request)].version;
+            ASSERT_EQ(loads[other].queued, longest) << "one of those who are many made room";
+            ASSERT_GT(longest, own + 1);
+            ++displaced;
+          } else if (own >= 5 && router.queued() < 10) {
+            ++held_to_its_part;
+          } else {
+            ASSERT_GE(router.queued(), 10U);
+            ASSERT_LE(longest, own + 1) << "another had more, and was to make room";
+          }
+        }
         act();
       }
       if (alive.size() < 4 && chance(10)) {
@@ -328,12 +469,24 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
         const Running answer = running[which];
         if (!chance(10)) running.erase(running.begin() + static_cast<std::ptrdiff_t>(which));  // else it comes twice
         std::erase_if(with_workers, [&](const Running& sent) { return sent.attempt == answer.attempt; });
+        look();
         if (chance(10)) {
           router.on_error(answer.peer, answer.attempt,
                           {.code = chance(50) ? Code::kUnavailable : Code::kInternal, .message = "", .path = {}}, now,
                           out);
         } else if (const auto id = router.on_answer(answer.peer, answer.attempt, now, out)) {
           ++outcomes[static_cast<std::uint64_t>(*id)];
+          --loads[asked[static_cast<std::uint64_t>(*id)].version].outstanding;
+          for (const auto& action : out) {
+            const auto* sent = std::get_if<SendTo>(&action);
+            if (sent == nullptr) continue;
+            auto& chosen = loads[asked[static_cast<std::uint64_t>(sent->request)].version];
+            for (const auto& [key, load] : loads) {
+              ASSERT_TRUE(load.queued == 0 || load.outstanding >= chosen.outstanding);
+            }
+            --chosen.queued;
+            ++chosen.outstanding;
+          }
           if (const auto& of = asked[static_cast<std::uint64_t>(*id)]; of.version) answered.insert(*of.version);
         }
         act();
@@ -360,6 +513,8 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
     ASSERT_EQ(router.queued(), 0U);
     for (const Peer& peer : alive) ASSERT_EQ(workers.find(peer)->outstanding, 0U);
   }
+  EXPECT_GT(displaced, 0);
+  EXPECT_GT(held_to_its_part, 0);
 }
 
 }  // namespace
