@@ -225,7 +225,7 @@ void InferenceRouter::on_peer_lost(const Peer& peer, TimePoint now, Actions& out
                             .retry_after = std::chrono::seconds(5)}});
       continue;
     }
-    request->second.alone = true;
+    request->second.alone = request->second.routed.uploaded;
     retry_or_fail(request,
                   {.code = Code::kUnavailable,
                    .message = again ? "the inferencer that had the request was lost, and so was a second one"
