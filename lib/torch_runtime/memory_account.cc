@@ -2,6 +2,7 @@
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <atomic>
@@ -101,6 +102,8 @@ struct Counting {
     c10::DataPtr allocate(std::size_t bytes) override {
       const c10::Device cpu(c10::DeviceType::CPU);
       if (bytes == 0) return {nullptr, nullptr, &release, cpu};
+      // A size that an overflow made; with the header it would be a small one.
+      TORCH_CHECK(bytes <= static_cast<std::size_t>(MemoryAccount::kNoLimit), "cannot allocate ", bytes, " bytes");
       State* const account = charge(bytes);
       void* raw = nullptr;
       try {

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "lib/base/log.h"
+#include "services/inferencer/caught.h"
 #include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
 #include "services/inferencer/quarantine.h"
@@ -63,6 +64,7 @@ struct Lane {
   std::vector<Clock::time_point> begun{};  // of each batch that runs
   Clock::duration last{};                  // what the latest batch took
   Clock::duration spent{};                 // computing time in all, and what was forgone by being idle
+  std::optional<Error> refused{};          // why it takes no requests any more
   std::optional<std::size_t> place{};      // among the lanes that have something waiting
 };
 
@@ -116,13 +118,19 @@ Result<Answer> join(const std::vector<std::optional<Answer>>& parts, const Model
 void give(std::vector<Ready>& all) {
   for (Ready& ready : all) {
     auto answer =
-        ready.answer ? std::move(*ready.answer) : join(ready.request->parts, ready.request->version->model->limits());
+        ready.answer ? std::move(*ready.answer) : caught("the answer's parts cannot be joined", Code::kInternal, [&] {
+          return join(ready.request->parts, ready.request->version->model->limits());
+        });
     if (answer) {
       metrics().requests_ok.Increment();
     } else {
       metrics().requests.Add({{"code", std::string(code_name(answer.error().code))}}).Increment();
     }
-    ready.request->done(std::move(answer));
+    const auto given = caught("an answer cannot be given", Code::kInternal, [&]() -> Result<void> {
+      ready.request->done(std::move(answer));
+      return {};
+    });
+    if (!given) spdlog::error("answer lost message={}", log_value(given.error().message));
   }
   all.clear();
 }
@@ -251,7 +259,7 @@ struct Engine::State {
     Batcher::Batch batch;
     std::vector<Piece> pieces;
     TimePoint begun;
-    bool first = false;  // the version has run no request yet
+    bool first = false;  // of the version's batches
   };
   std::vector<Chosen*> active;  // batches that run
   std::optional<Chosen> choose(TimePoint now, std::vector<Ready>& ready, std::optional<TimePoint>& next) {
@@ -270,7 +278,11 @@ struct Engine::State {
     if (best == nullptr) return std::nullopt;
     auto batch = best->batcher.take(now);
     if (!batch) return std::nullopt;
-    Chosen chosen{.lane = best, .batch = std::move(*batch), .pieces = {}, .begun = now, .first = !best->proven};
+    Chosen chosen{.lane = best,
+                  .batch = std::move(*batch),
+                  .pieces = {},
+                  .begun = now,
+                  .first = !best->proven && best->begun.empty()};
     chosen.pieces.reserve(chosen.batch.ids.size());
     for (const RequestId id : chosen.batch.ids) chosen.pieces.push_back(take(id));
     spent = std::max(spent, best->spent);
@@ -339,7 +351,7 @@ void Engine::State::run(Chosen& chosen, std::vector<Result<Answer>>& answers) co
   // The kernel's end of a process that takes too much memory leaves no other trace.
   std::optional<Trying> trying;
   if (chosen.first && version.uploaded && !options.marks.empty())
-    trying.emplace(options.marks, version.key, version.digest);
+    trying.emplace(options.marks, version.key, version.digest, Trying::Stage::kRun);
   metrics().released(chosen.batch.reason).Increment();
   metrics().batch_rows.Observe(static_cast<double>(chosen.batch.rows));
 
@@ -383,7 +395,12 @@ void Engine::State::run_thread() {
       active.push_back(&*chosen);
       lock.unlock();
       give(ready);
-      run(*chosen, answers);
+      const auto ran = caught("the batch failed", Code::kInternal, [&]() -> Result<void> {
+        run(*chosen, answers);
+        return {};
+      });
+      if (!ran) spdlog::error("batch failed message={}", log_value(ran.error().message));
+      while (answers.size() < chosen->pieces.size()) answers.push_back(std::unexpected(ran.error()));
       lock.lock();
       finish(*chosen, answers, ready);
       lock.unlock();
@@ -411,6 +428,10 @@ void Engine::add(std::shared_ptr<const LoadedVersion> version) {
   if (!batchable) limits.max_rows = 1;
   const std::lock_guard lock(state_->mutex);
   const auto key = version->key;
+  if (const auto found = state_->lanes.find(key); found != state_->lanes.end()) {
+    found->second.refused.reset();
+    return;
+  }
   const bool free_dimensions = has_free_dimensions(version->signature);
   state_->lanes.try_emplace(key, Lane{.version = std::move(version),
                                       .batcher = Batcher(limits),
@@ -455,6 +476,7 @@ std::optional<Error> Engine::State::refusal(const msg::VersionKey& key, const Ch
                                               key.model, inputs.rows));
   }
   const Lane& lane = found->second;
+  if (lane.refused) return lane.refused;
   if (queued_bytes + bytes > options.max_queued_bytes) {
     return full(std::format("{} bytes wait, at most {} may", queued_bytes, options.max_queued_bytes));
   }
@@ -542,6 +564,23 @@ void Engine::submit(const msg::VersionKey& key, CheckedInputs inputs, Asker aske
   give(ready);
 }
 
+void Engine::fail_waiting(const msg::VersionKey& key, const Error& error) {
+  std::vector<Ready> ready;
+  {
+    const std::lock_guard lock(state_->mutex);
+    const auto found = state_->lanes.find(key);
+    if (found == state_->lanes.end()) return;
+    Lane& lane = found->second;
+    lane.refused = error;
+    std::vector<std::shared_ptr<Request>> waiting;  // for each part that waits
+    for (const auto& [id, piece] : state_->pieces) {
+      if (piece.request->lane == &lane) waiting.push_back(piece.request);
+    }
+    for (const auto& request : waiting) state_->finish(request, std::unexpected(error), ready);
+  }
+  give(ready);
+}
+
 void Engine::cancel(const Asker& asker) {
   const std::lock_guard lock(state_->mutex);
   const auto found = state_->by_asker.find(asker);
@@ -560,18 +599,19 @@ void Engine::expire(TimePoint now) {
   give(ready);
 }
 
-void Engine::abandon(const msg::VersionKey& key, const Error& guilty, const Error& lost) {
+void Engine::abandon(const msg::VersionKey& key, const std::optional<Error>& guilty, const Error& lost) {
   std::vector<Ready> ready;
   {
     const std::lock_guard lock(state_->mutex);
+    std::vector<std::shared_ptr<Request>> all;
     for (const State::Chosen* batch : state_->active) {
-      const bool is_guilty = batch->lane->version->key == key;
-      for (const Piece& piece : batch->pieces)
-        state_->finish(piece.request, std::unexpected(is_guilty ? guilty : lost), ready);
+      for (const Piece& piece : batch->pieces) all.push_back(piece.request);
     }
-    while (!state_->pieces.empty()) {
-      const auto request = state_->pieces.begin()->second.request;  // which finish() takes out, with its other parts
-      state_->finish(request, std::unexpected(lost), ready);
+    for (const auto& [id, piece] : state_->pieces) all.push_back(piece.request);
+    for (const auto& request : all) {
+      if (request->answered) continue;  // so its lane is still there
+      const bool is_guilty = request->lane->version->key == key;
+      if (!is_guilty || guilty) state_->finish(request, std::unexpected(is_guilty ? *guilty : lost), ready);
     }
   }
   give(ready);

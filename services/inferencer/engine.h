@@ -62,7 +62,7 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // From now on `version` takes requests.
+  // From now on `version` takes requests. One of the same key that is still here stays in its place.
   void add(std::shared_ptr<const LoadedVersion> version);
 
   // Takes `key` out unless requests wait or run; true: it is gone (or was not there). `gone` gets what was held, which
@@ -79,14 +79,18 @@ class Engine {
   void submit(const msg::VersionKey& key, CheckedInputs inputs, Asker asker, std::optional<TimePoint> deadline,
               Done done, bool alone = false);
 
+  // Requests of `key` that wait get `error` now, and later ones at once, until it is added again. Batches that run end
+  // as usual.
+  void fail_waiting(const msg::VersionKey& key, const Error& error);
+
   // Forgets the asker's request if it still waits; one that runs answers as usual.
   void cancel(const Asker& asker);
 
   // Fails what is late. Compute threads do so too before each batch; this is for when all of them are busy.
   void expire(TimePoint now);
 
-  // The process is about to end because of `key`: requests of it that run get `guilty`, all others `lost`, now.
-  void abandon(const msg::VersionKey& key, const Error& guilty, const Error& lost);
+  // The process is about to end because of `key`: its requests get `guilty` (nullopt: nothing yet), all others `lost`.
+  void abandon(const msg::VersionKey& key, const std::optional<Error>& guilty, const Error& lost);
 
   // Requests that wait or run, the parts of a large one counted each.
   [[nodiscard]] std::size_t outstanding() const;

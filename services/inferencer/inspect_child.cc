@@ -18,10 +18,12 @@
 #include <format>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lib/torch_runtime/torch_runtime.h"
 #include "lib/wire/codec.h"
+#include "services/inferencer/caught.h"
 #include "services/inferencer/mapped_file.h"
 #include "services/inferencer/torch_model.h"
 #include "services/inferencer/torchscript_scan.h"
@@ -160,10 +162,27 @@ void limit(int what, std::uint64_t most) {
 
 }  // namespace
 
+std::vector<std::string> child_environment(const char* const* environment) {
+  constexpr std::array<std::string_view, 6> kNames{"PATH", "HOME", "LANG", "TZ", "TMPDIR", "GLIBC_TUNABLES"};
+  constexpr std::array<std::string_view, 17> kBeginnings{
+      "LD_",   "LC_",      "OMP_",   "GOMP_",   "KMP_",  "MKL_",  "DNNL_", "ONEDNN_", "OPENBLAS_",
+      "ATEN_", "PYTORCH_", "TORCH_", "MALLOC_", "ASAN_", "LSAN_", "TSAN_", "UBSAN_"};
+  std::vector<std::string> kept;
+  for (; environment != nullptr && *environment != nullptr; ++environment) {
+    const std::string_view variable = *environment;
+    const auto begins = [&](std::string_view beginning) { return variable.starts_with(beginning); };
+    if (std::ranges::contains(kNames, variable.substr(0, variable.find('='))) ||
+        std::ranges::any_of(kBeginnings, begins))
+      kept.emplace_back(variable);
+  }
+  return kept;
+}
+
 Result<void> scan_file(const std::filesystem::path& file) {
   auto mapped = MappedFile::open(file);
   if (!mapped) return std::unexpected(std::move(mapped).error());
-  auto scanned = scan_torchscript(mapped->bytes());
+  auto scanned =
+      caught("cannot scan the TorchScript file", Code::kTooLarge, [&] { return scan_torchscript(mapped->bytes()); });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   return {};
 }
@@ -214,8 +233,12 @@ Result<Signature> inspect_in_child(const std::filesystem::path& program, const s
   sigemptyset(&none);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  std::vector<std::string> environment = child_environment(environ);
+  std::vector<char*> variables;
+  for (std::string& variable : environment) variables.push_back(variable.data());
+  variables.push_back(nullptr);
   pid_t child = 0;
-  const int failed = posix_spawn(&child, program.c_str(), &actions, &attributes, arguments.data(), environ);
+  const int failed = posix_spawn(&child, program.c_str(), &actions, &attributes, arguments.data(), variables.data());
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   if (failed != 0) {

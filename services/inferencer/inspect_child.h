@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <stop_token>
+#include <string>
+#include <vector>
 
 #include "lib/base/error.h"
 #include "schema/records.h"
@@ -32,6 +34,10 @@ struct InspectLimits {
 [[nodiscard]] Result<Signature> inspect_in_child(const std::filesystem::path& program,
                                                  const std::filesystem::path& file, const Signature& signature,
                                                  const InspectLimits& limits = {}, const std::stop_token& stop = {});
+
+// What of an environment the child gets: what its libraries look at, and nothing that may be a secret, such as the
+// service's own settings. "NAME=value" each; `environment` ends with a null pointer.
+[[nodiscard]] std::vector<std::string> child_environment(const char* const* environment);
 
 // What the child's main does: the question comes on standard input, the answer goes to standard output, both encoded
 // envelopes. `arguments`: PATH, seconds, bytes, rows of a full batch. Returns the exit code.

@@ -44,6 +44,12 @@ void QuarantineList::acknowledged(const Digest& digest) {
   if (!node.empty()) told_[digest] = node.mapped().reason;
 }
 
+void QuarantineList::forget(const Digest& digest) {
+  remove_marks(folder_, digest);
+  const std::lock_guard lock(mutex_);
+  untold_.erase(digest);
+}
+
 Result<void> QuarantineList::refresh() {
   std::vector<Quarantine> waiting;
   {
@@ -51,12 +57,26 @@ Result<void> QuarantineList::refresh() {
     for (const auto& [digest, quarantine] : untold_) waiting.push_back(quarantine);
   }
   for (const Quarantine& quarantine : waiting) {
-    auto done = Caller::as<msg::Ok>(
-        registry_.call_and_wait(msg::QuarantineFile{.quarantine = quarantine}, {}, within(std::chrono::seconds(2))));
+    const auto tell = [&](Quarantine what) {
+      return Caller::as<msg::Ok>(registry_.call_and_wait(msg::QuarantineFile{.quarantine = std::move(what)}, {},
+                                                         within(std::chrono::seconds(2))));
+    };
+    auto done = tell(quarantine);
+    // By its digest alone, when the rest of what a mark says is of no use.
+    if (!done && done.error().code == Code::kInvalidArgument)
+      done = tell({.digest = quarantine.digest, .model = {}, .version = 0, .reason = {}, .at_ms = 0});
     if (done) {
       acknowledged(quarantine.digest);
-    } else if (done.error().code != Code::kUnsupported) {
-      return std::unexpected(std::move(done).error());
+      continue;
+    }
+    const Code code = done.error().code;
+    if (code == Code::kUnsupported) continue;
+    spdlog::warn("quarantine not taken digest={} code={} message={}", to_hex(quarantine.digest), code_name(code),
+                 log_value(done.error().message));
+    if (code == Code::kInvalidArgument) {
+      forget(quarantine.digest);
+    } else if (code == Code::kUnavailable || code == Code::kDeadlineExceeded) {
+      break;  // the next one would wait as long
     }
   }
 

@@ -21,8 +21,9 @@ class QuarantineList {
   // Why the file must not be loaded; nullopt: it may be.
   [[nodiscard]] std::optional<std::string> reason(const Digest& digest) const;
 
-  // Tells the registry what it does not know yet and reads its list; whoever asks waits, not on the bus thread.
-  // Errors: Caller's. A registry that knows of no quarantines has none.
+  // Tells the registry what it does not know yet and reads its list; whoever asks waits, not on the bus thread. What
+  // the registry does not take is logged and told again the next time; only what it calls invalid is dropped.
+  // Errors: Caller's, of the list. A registry that knows of no quarantines has none.
   [[nodiscard]] Result<void> refresh();
 
   // From now on the file is quarantined here; the registry is told. `told` is called once, on the bus thread: it knows,
@@ -31,6 +32,7 @@ class QuarantineList {
 
  private:
   void acknowledged(const Digest& digest);
+  void forget(const Digest& digest);
 
   Caller& registry_;
   const std::filesystem::path folder_;

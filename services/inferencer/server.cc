@@ -19,6 +19,7 @@
 #include "lib/base/sha256.h"
 #include "lib/wire/file_cache.h"
 #include "lib/wire/worker_link.h"
+#include "services/inferencer/caught.h"
 #include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
 #include "services/inferencer/quarantine_list.h"
@@ -95,9 +96,12 @@ struct Server::State {
   std::map<msg::VersionKey, std::vector<Parked>> parked;
   std::size_t parked_bytes = 0;
   struct Ending {
-    Clock::time_point not_before;  // what was said is on its way
-    Clock::time_point at;
-    bool told = false;  // the registry
+    msg::VersionKey key;
+    Error guilty;                       // what those hear whose request may have been the cause
+    Clock::time_point at;               // at the latest
+    bool told = false;                  // the registry, and so the others
+    bool answered = false;              // the guilty
+    Clock::time_point not_before = {};  // what they were answered is on its way
     bool done = false;
   };
   std::optional<Ending> ending;
@@ -141,6 +145,7 @@ struct Server::State {
   void cancel(const Asker& asker);
   void on_tick(Clock::time_point now);
   void look_for_end(Clock::time_point now);
+  void answer_guilty(const msg::VersionKey& key, const Error& error);
   void begin_end(const msg::VersionKey& key, const Digest& digest, bool uploaded, const std::string& reason,
                  Clock::time_point now);
   std::optional<Clock::time_point> next_inspection_at(Clock::time_point now) const;
@@ -342,7 +347,13 @@ void Server::State::on_tick(Clock::time_point now) {
 
 void Server::State::look_for_end(Clock::time_point now) {
   if (ending) {
-    if (ending->done || now < (ending->told ? ending->not_before : ending->at)) return;
+    // Not before the others know: who asks again at once must not end a second process.
+    if (!ending->answered && (ending->told || now + kFlush >= ending->at)) {
+      answer_guilty(ending->key, ending->guilty);
+      ending->answered = true;
+      ending->not_before = now + kFlush;
+    }
+    if (ending->done || !ending->answered || now < ending->not_before) return;
     ending->done = true;
     options.end_process();
     return;
@@ -359,27 +370,39 @@ void Server::State::look_for_end(Clock::time_point now) {
   }
 }
 
-// Whoever's request may have been the cause is told so, and is not tried elsewhere; the others are.
+void Server::State::answer_guilty(const msg::VersionKey& key, const Error& error) {
+  engine.abandon(key, error, lost());
+  for (const auto& [version, requests] : parked) {
+    for (const Parked& request : requests) refuse(request.asker, error);
+  }
+  parked.clear();
+  parked_bytes = 0;
+  parked_count = 0;
+}
+
+// Whoever's request may have been the cause is told so, and is not tried elsewhere; the others are, at once.
 void Server::State::begin_end(const msg::VersionKey& key, const Digest& digest, bool uploaded,
                               const std::string& reason, Clock::time_point now) {
-  ending = Ending{.not_before = now + kFlush, .at = now + kLastWords, .told = !uploaded, .done = false};
+  ending = Ending{
+      .key = key,
+      .guilty = {.code = Code::kInternal,
+                 .message = std::format("version {} of model '{}' ended the process that ran it: {}{}", key.version,
+                                        key.model, reason, uploaded ? "; the version is quarantined" : ""),
+                 .path = {}},
+      .at = now + kLastWords,
+      .told = !uploaded};
   draining = true;
   if (linked) link->announce();
   if (uploaded) {
     quarantines->report({.digest = digest, .model = key.model, .version = key.version, .reason = reason, .at_ms = 0},
                         kLastWords, [this] { ending->told = true; });
   }
-  const Error guilty{.code = Code::kInternal,
-                     .message = std::format("version {} of model '{}' ended the process that ran it: {}{}", key.version,
-                                            key.model, reason, uploaded ? "; the version is quarantined" : ""),
-                     .path = {}};
-  engine.abandon(key, guilty, lost());
-  for (const auto& [version, requests] : parked) {
-    for (const Parked& request : requests) refuse(request.asker, version == key ? guilty : lost());
+  engine.abandon(key, std::nullopt, lost());
+  for (auto& [version, requests] : parked) {
+    if (version == key) continue;
+    for (const Parked& request : requests) refuse(request.asker, lost());
+    requests.clear();
   }
-  parked.clear();
-  parked_bytes = 0;
-  parked_count = 0;
   const std::lock_guard lock(inspect_mutex);
   for (const Inspection& inspection : inspections) answer(inspection.asker, to_message(lost()));
   for (const auto& [inspector, inspection] : inspecting) answer(inspection.asker, to_message(lost()));
@@ -433,7 +456,7 @@ void Server::State::inspect_loop(std::size_t inspector) {
     inspections.pop_front();
     inspecting[inspector] = {.asker = next.asker, .since = now};
     lock.unlock();
-    const auto inspected = inspect(next.inspect);
+    const auto inspected = caught("the inspection failed", Code::kInternal, [&] { return inspect(next.inspect); });
     metrics()
         .inspections.Add({{"result", inspected ? "accepted" : std::string(code_name(inspected.error().code))}})
         .Increment();

@@ -18,6 +18,7 @@
 #include "lib/tensor/torch_tensor.h"
 #include "lib/torch_runtime/torch_runtime.h"
 #include "schema/limits.h"
+#include "services/inferencer/caught.h"
 #include "services/inferencer/keeps_state.h"
 #include "services/inferencer/mapped_file.h"
 #include "services/inferencer/module_check.h"
@@ -209,11 +210,11 @@ Result<std::shared_ptr<const TorchModel>> TorchModel::load(const std::filesystem
                                                            const Signature& signature, const ModelLimits& limits) {
   if (auto known = check_types(signature); !known) return std::unexpected(std::move(known).error());
   // Everybody's bytes, trained here or not: that they are ours is only what somebody said.
-  auto scanned = [&]() -> Result<ScannedArchive> {
+  auto scanned = caught("cannot scan the TorchScript file", Code::kTooLarge, [&]() -> Result<ScannedArchive> {
     auto mapped = MappedFile::open(file);
     if (!mapped) return std::unexpected(std::move(mapped).error());
     return scan_torchscript(mapped->bytes());
-  }();
+  });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   using Loaded = Result<std::shared_ptr<const TorchModel>>;
   auto state = std::make_unique<State>(limits);

@@ -16,6 +16,7 @@
 #include "lib/torch_runtime/memory.h"
 #include "lib/wire/file_cache.h"
 #include "lib/wire/page.h"
+#include "services/inferencer/caught.h"
 #include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
 #include "services/inferencer/quarantine.h"
@@ -111,6 +112,19 @@ Error refusal(const msg::VersionKey& key, const std::string& reason) {
           .path = {}};
 }
 
+// The thread goes on after an exception.
+template <class Work>
+Result<void> attempt(Work work) {
+  bool returned = false;
+  auto done = caught("the store of versions failed", Code::kInternal, [&] {
+    auto result = work();
+    returned = true;
+    return result;
+  });
+  if (!returned) spdlog::error("store failed message={}", log_value(done.error().message));
+  return done;
+}
+
 }  // namespace
 
 // What is loaded and quarantined now goes at once; what is free again is loaded when it is wanted.
@@ -122,7 +136,8 @@ Result<void> VersionStore::State::read_quarantines() {
     ready = table.ready();
     std::erase_if(quarantined, [&](const auto& item) {
       if (quarantines.reason(item.second)) return false;
-      if (!leaving.contains(item.first)) table.unloaded(item.first);  // without waiting for its next try
+      // Without waiting for its next try.
+      if (!leaving.contains(item.first) && !std::ranges::binary_search(ready, item.first)) table.unloaded(item.first);
       return true;
     });
   }
@@ -132,8 +147,9 @@ Result<void> VersionStore::State::read_quarantines() {
     if (!reason) continue;
     spdlog::warn("version quarantined model={} version={} digest={} reason={}", log_value(key.model), key.version,
                  to_hex(version->digest), log_value(*reason));
-    quarantined.emplace(key, version->digest);
+    quarantined.insert_or_assign(key, version->digest);
     leaving.insert(key);
+    engine.fail_waiting(key, refusal(key, *reason));
     {
       const std::lock_guard lock(mutex);
       table.failed(key, refusal(key, *reason), Clock::now());
@@ -191,8 +207,12 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
   auto reason = quarantines.reason(file->digest);
   if (!reason && !version.quarantined.empty()) reason = version.quarantined;
   if (reason) {
-    quarantined.emplace(key, file->digest);
+    quarantined.insert_or_assign(key, file->digest);
     return std::unexpected(refusal(key, *reason));
+  }
+  // Lifted before its last batch came to its end: it stays.
+  if (leaving.erase(key) > 0) {
+    if (auto here = engine.find(key)) return here;
   }
   if (file->size_bytes > static_cast<std::uint64_t>(options.model_limits.load_bytes)) {
     return fail(Code::kTooLarge,
@@ -204,7 +224,7 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
   if (!cached) return std::unexpected(std::move(cached).error());
   // From here on its code runs.
   std::optional<Trying> trying;
-  if (version.uploaded) trying.emplace(options.cache_dir, key, file->digest);
+  if (version.uploaded) trying.emplace(options.cache_dir, key, file->digest, Trying::Stage::kLoad);
   const CrashGuard::Scope running(key, file->digest, version.uploaded);
   const auto guard = Watchdog::watch(
       options.watchdog,
@@ -225,7 +245,7 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
 
 void VersionStore::State::load_one(const msg::VersionKey& key) {
   const auto begun = Clock::now();
-  auto version = load(key);
+  auto version = caught("loading it failed", Code::kInternal, [&] { return load(key); });
   const auto took = Clock::now() - begun;
   if (!version) {
     const Error error = std::move(version).error();
@@ -239,6 +259,7 @@ void VersionStore::State::load_one(const msg::VersionKey& key) {
     events.on_failed(key, error);
     return;
   }
+  quarantined.erase(key);
   const std::int64_t bytes = (*version)->model->loaded_bytes();
   if ((*version)->model->keeps_state()) keepers.insert_or_assign(key, *version);
   engine.add(std::move(*version));
@@ -321,7 +342,7 @@ void VersionStore::State::run() {
       quarantines_changed = false;
       lock.unlock();
       // First, so that nothing is loaded that must not be.
-      const auto done = read_quarantines().and_then([this] { return list_models(); });
+      const auto done = attempt([this] { return read_quarantines().and_then([this] { return list_models(); }); });
       lock.lock();
       if (!done) {
         if (!warned)
@@ -337,8 +358,11 @@ void VersionStore::State::run() {
     if (quarantines_changed) {
       quarantines_changed = false;
       lock.unlock();
-      const auto done = read_quarantines();
-      unload_some();
+      const auto done = attempt([this] {
+        auto read = read_quarantines();
+        unload_some();
+        return read;
+      });
       lock.lock();
       if (!done) list_at = Clock::now() + kListRetry;
       continue;
@@ -346,22 +370,28 @@ void VersionStore::State::run() {
     if (!changed_models.empty()) {
       const std::string name = changed_models.extract(changed_models.begin()).value();
       lock.unlock();
-      const auto done = read_model(name);
+      const auto done = attempt([&] { return read_model(name); });
       lock.lock();
       if (!done) list_at = Clock::now() + kListRetry;
       continue;
     }
     if (const auto key = table.next_load(now)) {
       lock.unlock();
-      load_one(*key);
-      unload_some();
+      static_cast<void>(attempt([&]() -> Result<void> {
+        load_one(*key);
+        unload_some();
+        return {};
+      }));
       lock.lock();
       continue;
     }
     lock.unlock();
-    weigh_keepers();
-    unload_some();
-    rest();
+    static_cast<void>(attempt([this]() -> Result<void> {
+      weigh_keepers();
+      unload_some();
+      rest();
+      return {};
+    }));
     lock.lock();
     // A version that is due to go may be busy: look again soon, but not at once.
     auto until = std::min(list_at, Clock::now() + (keepers.empty() ? kRestAfter : kWeighEvery));

@@ -125,7 +125,7 @@ class QuarantineMarks : public CrashGuardTest {
   void die_while_loading() {
     const pid_t child = fork();
     if (child == 0) {
-      const Trying trying(folder_, kKey, kFile);
+      const Trying trying(folder_, kKey, kFile, Trying::Stage::kLoad);
       raise(SIGKILL);
     }
     waitpid(child, nullptr, 0);
@@ -156,10 +156,36 @@ TEST_F(QuarantineMarks, ALoadThatComesToItsEndTakesTheStrikesBack) {
   die_while_loading();
   die_while_loading();
   {
-    const Trying trying(folder_, kKey, kFile);
+    const Trying trying(folder_, kKey, kFile, Trying::Stage::kLoad);
   }
   die_while_loading();
   EXPECT_TRUE(marks().empty());
+}
+
+TEST_F(QuarantineMarks, AProcessThatTriedManyTimesAtOnceDiedOnce) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const Trying load(folder_, kKey, kFile, Trying::Stage::kLoad);
+    const Trying one(folder_, kKey, kFile, Trying::Stage::kRun);
+    const Trying two(folder_, kKey, kFile, Trying::Stage::kRun);
+    const Trying three(folder_, kKey, kFile, Trying::Stage::kRun);
+    raise(SIGKILL);
+  }
+  waitpid(child, nullptr, 0);
+  EXPECT_TRUE(marks().empty());
+  die_while_loading();
+  EXPECT_TRUE(marks().empty());
+  die_while_loading();
+  EXPECT_EQ(marks().size(), 1U);
+}
+
+TEST_F(QuarantineMarks, WhatALivingProcessTriesStaysMarked) {
+  die_while_loading();
+  die_while_loading();
+  const Trying here(folder_, kKey, kFile, Trying::Stage::kRun);
+  remove_marks(folder_, kFile);
+  const auto left = std::distance(std::filesystem::directory_iterator(folder_), {});
+  EXPECT_EQ(left, 1);
 }
 
 TEST_F(QuarantineMarks, OtherFilesInTheFolderAreNone) {

@@ -232,18 +232,29 @@ TEST_F(EngineTest, TheFirstRunOfAnUploadedFileLeavesAMarkWhileItLasts) {
   digest.bytes.fill(7);
   engine.add(std::make_shared<const LoadedVersion>(
       LoadedVersion{.key = kKey, .signature = rows_of(2), .model = *model, .digest = digest, .uploaded = true}));
-  const auto mark = marks / (to_hex(digest) + ".trying");
+  const auto marked = [&] { return !std::filesystem::is_empty(marks); };
 
   auto first = submit(engine, inputs({1, 2}));
   bool seen = false;
-  while (first.wait_for(0s) != std::future_status::ready) seen = seen || std::filesystem::exists(mark);
+  while (first.wait_for(0s) != std::future_status::ready) seen = seen || marked();
   EXPECT_TRUE(seen);
   ASSERT_TRUE(first.get());
-  EXPECT_FALSE(std::filesystem::exists(mark));
+  EXPECT_FALSE(marked());
 
   const auto touched = std::filesystem::last_write_time(marks);
   ASSERT_TRUE(submit(engine, inputs({1, 2})).get());
   EXPECT_EQ(std::filesystem::last_write_time(marks), touched);
+}
+
+TEST_F(EngineTest, WhatWaitsForAVersionCanBeRefused) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 1, .max_queued_rows = 10, .max_wait = 0us}});
+  add(engine, kSlow);
+  auto runs = submit(engine, inputs({1, 2}));
+  auto waits = submit(engine, inputs({3, 4}));
+  engine.fail_waiting(kKey, {.code = Code::kInvalidArgument, .message = "quarantined", .path = {}});
+  EXPECT_EQ(waits.get().error().message, "quarantined");
+  EXPECT_EQ(submit(engine, inputs({5, 6})).get().error().message, "quarantined");
+  static_cast<void>(runs.get());  // it may have been either: begun, or not yet
 }
 
 TEST_F(EngineTest, ABusyVersionCannotBeRemoved) {

@@ -88,5 +88,11 @@ TEST_F(InspectChild, RefusesASignatureThatIsNone) {
   EXPECT_EQ(with({f32("x", {-1, 1LL << 40})}).error().code, Code::kTooLarge);
 }
 
+TEST(InspectChildEnvironment, HoldsNoSecretOfTheService) {
+  const char* given[] = {"PATH=/bin", "SLIPWAY_CLUSTER_SECRET=harbour", "LD_LIBRARY_PATH=/lib", "AWS_SECRET=x",
+                         nullptr};
+  EXPECT_EQ(child_environment(given), (std::vector<std::string>{"PATH=/bin", "LD_LIBRARY_PATH=/lib"}));
+}
+
 }  // namespace
 }  // namespace slipway::inferencer
