@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "lib/base/random_id.h"
+#include "services/inferencer/caught.h"
 #include "services/inferencer/quarantine.h"
 
 namespace slipway::inferencer {
@@ -122,14 +123,16 @@ TEST_F(CrashGuardTest, ACrashOfAModelThatWasTrainedHereMarksNothing) {
 class QuarantineMarks : public CrashGuardTest {
  protected:
   void SetUp() override { std::filesystem::create_directories(folder_); }
-  void die_while_loading() {
+  // A process that dies without a word while it tries the file.
+  void die_while(Trying::Stage stage) {
     const pid_t child = fork();
     if (child == 0) {
-      const Trying trying(folder_, kKey, kFile, Trying::Stage::kLoad);
+      const Trying trying(folder_, kKey, kFile, stage);
       raise(SIGKILL);
     }
     waitpid(child, nullptr, 0);
   }
+  void die_while_loading() { die_while(Trying::Stage::kLoad); }
 };
 
 TEST_F(QuarantineMarks, AreReadAsTheyWereLeft) {
@@ -183,9 +186,36 @@ TEST_F(QuarantineMarks, WhatALivingProcessTriesStaysMarked) {
   die_while_loading();
   die_while_loading();
   const Trying here(folder_, kKey, kFile, Trying::Stage::kRun);
+  EXPECT_TRUE(marks().empty());
   remove_marks(folder_, kFile);
   const auto left = std::distance(std::filesystem::directory_iterator(folder_), {});
   EXPECT_EQ(left, 1);
+}
+
+// Loading it says nothing about what its first run does.
+TEST_F(QuarantineMarks, ALoadDoesNotTakeTheStrikesOfRunsBackARunDoes) {
+  const auto load = [this] { const Trying trying(folder_, kKey, kFile, Trying::Stage::kLoad); };
+  for (int i = 0; i < 3; ++i) {
+    load();
+    EXPECT_TRUE(marks().empty());
+    die_while(Trying::Stage::kRun);
+  }
+  EXPECT_EQ(marks().size(), 1U);
+  {
+    const Trying trying(folder_, kKey, kFile, Trying::Stage::kRun);
+  }
+  EXPECT_TRUE(marks().empty());
+}
+
+TEST_F(QuarantineMarks, OneThatLostItsBytesStillNamesTheFile) {
+  const auto path = folder_ / (to_hex(kFile) + ".crashed");
+  for (const std::string& bytes : {std::string(), std::string(40, '\0'), std::string("no name\nx")}) {
+    std::ofstream(path) << bytes;
+    ASSERT_EQ(marks().size(), 1U);
+    EXPECT_EQ(marks()[0].digest, kFile);
+    EXPECT_EQ(marks()[0].model, "");
+    EXPECT_FALSE(marks()[0].reason.empty());
+  }
 }
 
 TEST_F(QuarantineMarks, OtherFilesInTheFolderAreNone) {

@@ -255,6 +255,37 @@ TEST_F(EngineTest, WhatWaitsForAVersionCanBeRefused) {
   EXPECT_EQ(waits.get().error().message, "quarantined");
   EXPECT_EQ(submit(engine, inputs({5, 6})).get().error().message, "quarantined");
   static_cast<void>(runs.get());  // it may have been either: begun, or not yet
+  add(engine, kSlow);             // free again
+  EXPECT_TRUE(submit(engine, inputs({1, 2})).get());
+}
+
+TEST_F(EngineTest, OfBatchesThatRunAtOnceOnlyTheFirstLeavesAMark) {
+  const auto marks = folder_.path() / "marks";
+  std::filesystem::create_directories(marks);
+  Engine engine({.instances = 3, .limits = {.max_rows = 1, .max_queued_rows = 10, .max_wait = 0us}, .marks = marks});
+  auto model = TorchModel::load(save_module(folder_, "slow.pt", kSlow), Origin::kUploaded, rows_of(2));
+  ASSERT_TRUE(model);
+  Digest digest;
+  digest.bytes.fill(7);
+  engine.add(std::make_shared<const LoadedVersion>(
+      LoadedVersion{.key = kKey, .signature = rows_of(2), .model = *model, .digest = digest, .uploaded = true}));
+  std::vector<std::future<Result<Answer>>> asked;
+  for (int i = 0; i < 3; ++i) asked.push_back(submit(engine, inputs({1, 2})));
+  std::ptrdiff_t most = 0;
+  const auto done = [](const auto& future) { return future.wait_for(0s) == std::future_status::ready; };
+  while (!std::ranges::all_of(asked, done)) {
+    std::error_code gone;
+    const std::filesystem::directory_iterator all(marks, gone);
+    most = std::max(most, std::distance(begin(all), end(all)));
+  }
+  EXPECT_EQ(most, 1);
+}
+
+TEST_F(EngineTest, AnExceptionOfWhoeverTakesAnAnswerEndsNoThread) {
+  Engine engine({.instances = 1, .limits = {.max_rows = 4, .max_queued_rows = 100, .max_wait = 0us}});
+  add(engine, kDouble);
+  engine.submit(kKey, inputs({1, 2}), {}, {}, [](const Result<Answer>&) { throw std::bad_alloc(); });
+  EXPECT_TRUE(submit(engine, inputs({1, 2})).get());
 }
 
 TEST_F(EngineTest, ABusyVersionCannotBeRemoved) {

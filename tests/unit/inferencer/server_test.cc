@@ -12,6 +12,7 @@
 #include "lib/base/sha256.h"
 #include "lib/torch_runtime/torch_runtime.h"
 #include "services/inferencer/crash_guard.h"
+#include "services/inferencer/metrics.h"
 #include "tests/unit/inferencer/models.h"
 
 namespace slipway::inferencer {
@@ -72,10 +73,19 @@ class FakeRegistry {
     }
     tell(msg::Subject::kQuarantine, to_hex(digest));
   }
+  void set_quarantined(const std::string& model, std::uint64_t number, const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    versions_[{model, number}].quarantined = reason;
+  }
   std::optional<Quarantine> quarantined(const std::string& bytes) {
     const std::lock_guard lock(mutex_);
     const auto found = quarantines_.find(sha256(bytes));
     return found == quarantines_.end() ? std::nullopt : std::optional(found->second);
+  }
+  // What is not taken from now on, and why.
+  void refuse_quarantines(std::function<std::optional<Code>(const Quarantine&)> refuse) {
+    const std::lock_guard lock(mutex_);
+    refuse_quarantine_ = std::move(refuse);
   }
   // Chunks are asked for in vain from now on.
   void deafen() {
@@ -123,8 +133,12 @@ class FakeRegistry {
       const auto found = versions_.find({wanted->model, wanted->version});
       if (found != versions_.end()) reply = msg::Versions{.items = {found->second}};
     } else if (const auto* file = std::get_if<msg::QuarantineFile>(&body)) {
-      quarantines_[file->quarantine.digest] = file->quarantine;
-      reply = msg::Ok{};
+      if (refuse_quarantine_ && refuse_quarantine_(file->quarantine)) {
+        reply = to_message({.code = *refuse_quarantine_(file->quarantine), .message = "not so", .path = {}});
+      } else {
+        quarantines_[file->quarantine.digest] = file->quarantine;
+        reply = msg::Ok{};
+      }
     } else if (std::holds_alternative<msg::ListQuarantines>(body)) {
       msg::Quarantines all;
       for (const auto& [digest, quarantine] : quarantines_) all.items.push_back(quarantine);
@@ -147,6 +161,7 @@ class FakeRegistry {
   std::condition_variable asked_;
   bool deaf_ = false;
   bool chunk_asked_ = false;
+  std::function<std::optional<Code>(const Quarantine&)> refuse_quarantine_;
   std::map<std::string, Model> models_;
   std::map<msg::VersionKey, Version> versions_;
   std::map<Digest, std::string> chunks_;
@@ -548,6 +563,55 @@ TEST_F(ServerTest, AMarkOfACrashIsReportedAtTheNextStart) {
   EXPECT_EQ(known->version, 1U);
   EXPECT_TRUE(known->reason.contains("signal 8"));
   EXPECT_FALSE(std::filesystem::exists(mark));
+}
+
+TEST_F(ServerTest, AMarkThatTheRegistryDoesNotTakeKeepsNothingElseFromLoading) {
+  const auto folder = folder_.path() / "cache";
+  std::filesystem::create_directories(folder);
+  const auto mark_of = [&](const std::string& file) { return folder / (to_hex(sha256(file)) + ".crashed"); };
+  const std::string waits = "later", named_alone = "alone", invalid = "never";
+  for (const std::string& file : {waits, named_alone, invalid}) std::ofstream(mark_of(file)) << "m\n1\nit crashed\n";
+  registry_.refuse_quarantines([&](const Quarantine& quarantine) -> std::optional<Code> {
+    if (quarantine.digest == sha256(waits)) return Code::kInternal;
+    if (quarantine.digest == sha256(invalid) || !quarantine.model.empty()) return Code::kInvalidArgument;
+    return std::nullopt;
+  });
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  registry_.publish("bad", 1, waits, rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  EXPECT_EQ(values(gateway_.infer("m", 1, {1, 2})), (std::vector<float>{2, 4}));
+  const Message refused = gateway_.infer("bad", 1, {1, 2});
+  EXPECT_TRUE(std::get<msg::Error>(refused.envelope.body).message.contains("quarantined"));
+  EXPECT_TRUE(registry_.quarantined(named_alone));
+  EXPECT_FALSE(std::filesystem::exists(mark_of(named_alone)));
+  EXPECT_FALSE(std::filesystem::exists(mark_of(invalid)));
+  EXPECT_TRUE(std::filesystem::exists(mark_of(waits)));
+
+  registry_.refuse_quarantines({});
+  registry_.quarantine("another", "so that the list is read");
+  while (std::filesystem::exists(mark_of(waits))) std::this_thread::yield();
+  EXPECT_TRUE(registry_.quarantined(waits));
+}
+
+// The version said so itself, and the list, which is read later, does not.
+TEST_F(ServerTest, AVersionThatRunsAgainIsNotLoadedTwice) {
+  const std::string file = doubler();
+  const auto loads = [] { return metrics().loads.Add({{"result", "ok"}}).Value(); };
+  const double before = loads();
+  registry_.publish("m", 1, file, rows_of(2), true);
+  registry_.set_quarantined("m", 1, "once");
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  EXPECT_EQ(code(gateway_.infer("m", 1, {1, 2})), Code::kInvalidArgument);
+  registry_.set_quarantined("m", 1, "");
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  registry_.quarantine("another", "so that the list is read");
+  registry_.publish("n", 1, file, rows_of(2), true);  // loaded after that
+  ASSERT_TRUE(gateway_.ready({"n", 1}));
+  while (loads() < before + 2) std::this_thread::yield();  // it is ready before it is counted
+  EXPECT_EQ(loads(), before + 2);
+  EXPECT_TRUE(gateway_.ready({"m", 1}));
 }
 
 TEST_F(ServerTest, ACrashIsAnsweredReportedAndEndsTheProcess) {

@@ -49,6 +49,18 @@ TEST_F(MemoryAccountTest, RefusesWhatGoesBeyondTheLimitAndCountsItNot) {
   EXPECT_NO_THROW(at::empty({1}));
 }
 
+TEST_F(MemoryAccountTest, ASizeThatWouldOverflowIsRefusedAndNotCounted) {
+  MemoryAccount account;
+  const auto refuse = [](std::size_t bytes) { EXPECT_ANY_THROW(c10::GetCPUAllocator()->allocate(bytes)) << bytes; };
+  const auto refuse_all = [&] {
+    for (const std::size_t bytes : {SIZE_MAX, SIZE_MAX - 10, SIZE_MAX - 64, std::size_t{1} << 62}) refuse(bytes);
+  };
+  refuse_all();
+  const MemoryAccount::Charge charge(account);
+  refuse_all();
+  EXPECT_EQ(account.held_bytes(), 0);
+}
+
 TEST_F(MemoryAccountTest, TheInnermostChargeCounts) {
   MemoryAccount outer;
   MemoryAccount inner;
