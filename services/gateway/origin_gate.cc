@@ -64,12 +64,12 @@ Result<void> OriginGate::check(const Request& request) const {
                 std::format("host '{}' is not served here; --allowed-hosts names those that are, beside loopback ones",
                             request.host));
   }
-  // Of what a page may fetch from anywhere, /predict alone makes somebody work.
-  const bool reads = request.method == "GET" || request.method == "HEAD" || request.method == "OPTIONS";
-  if (reads && percent_decode(request.path, false).value_or("") != "/predict") return {};
   const std::string_view origin = request.header("Origin");
   const std::string_view site = request.header("Sec-Fetch-Site");
   if ((origin.empty() && site.empty()) || allowed_origin(request)) return {};
+  // Of what a page may fetch from anywhere, /predict alone makes somebody work.
+  const bool reads = request.method == "GET" || request.method == "HEAD" || request.method == "OPTIONS";
+  if (reads && percent_decode(request.path, false).value_or("") != "/predict") return {};
   const std::size_t scheme = origin.find("://");
   const bool own = origin.empty() ||
                    (scheme != std::string_view::npos && equals_ignoring_case(origin.substr(scheme + 3), request.host));
