@@ -252,10 +252,9 @@ struct Bus::State {
       return fail(Code::kUnavailable, "the connection is closed");
     }
     Socket& socket = found->second;
-    const std::string peer = out.message.peer;
     auto delivered = socket.outbox->deliver(std::move(out.message), Clock::now());
     if (delivered) return delivered;
-    if (delivered.error().code == Code::kUnavailable) not_delivered(socket, peer);
+    if (delivered.error().code == Code::kUnavailable) not_delivered(socket, out.message.peer);
     if (delivered.error().code == Code::kOverloaded) ++undelivered;
     return delivered;
   }

@@ -13,7 +13,7 @@ bool Outbox::in_time(Outgoing& message, TimePoint now) {
   return true;
 }
 
-Result<void> Outbox::deliver(Outgoing message, TimePoint now) {
+Result<void> Outbox::deliver(Outgoing&& message, TimePoint now) {
   if (!in_time(message, now)) return fail(Code::kDeadlineExceeded, "the deadline passed before it could be sent");
   const auto found = waiting_.find(message.peer);
   if (found == waiting_.end()) {

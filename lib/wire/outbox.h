@@ -48,7 +48,8 @@ class Outbox {
 
   // Sends a message, or keeps it: behind what waits for the same peer, never behind another's.
   // Errors: kUnavailable (the peer has gone), kOverloaded (too much waits for it), kDeadlineExceeded.
-  [[nodiscard]] Result<void> deliver(Outgoing message, TimePoint now);
+  // With an error `message` is still the caller's.
+  [[nodiscard]] Result<void> deliver(Outgoing&& message, TimePoint now);
 
   // Tries what waits again. One peer without room holds up only what is for itself.
   void flush(TimePoint now);
