@@ -583,6 +583,8 @@ Result<void> JobBook::commit_checkpoint(const msg::CommitCheckpoint& question, R
 
   const std::string name = number_key(change->number);
   auto last = store_.get_record<Checkpoint>(Family::kCheckpoints, name);
+  // One that cannot be read is of no use to anybody, and must not stand in the way of those that come: they replace it.
+  if (!last && last.error().code == Code::kDataLoss) last = std::nullopt;
   if (!last) return std::unexpected(std::move(last).error());
   const Checkpoint checkpoint{.job = question.lease.job,
                               .number = *last ? (*last)->number + 1 : 1,

@@ -538,6 +538,25 @@ TEST_F(JobBookTest, KeepsTheNewestCheckpointUntilTheJobHasEnded) {
   EXPECT_EQ(jobs_->checkpoint(JobId("job-9")).error().code, Code::kNotFound);
 }
 
+TEST_F(JobBookTest, ReplacesACheckpointThatItCannotRead) {
+  create();
+  const Lease lease = claim();
+  ASSERT_TRUE(checkpoint(lease, "u1"));
+  damage(Family::kCheckpoints, number_key(1));
+  reopen();
+  EXPECT_EQ(jobs_->checkpoint(lease.job).error().code, Code::kDataLoss);
+  EXPECT_THAT(unreadable(), ElementsAre("checkpoints " + number_key(1)));
+  const auto kept = checkpoint(lease, "u2");
+  ASSERT_TRUE(kept) << kept.error().message;
+  EXPECT_EQ(jobs_->checkpoint(lease.job)->at(0).files, std::vector{stored_file("c", "u2")});
+  EXPECT_THAT(unreadable(), testing::IsEmpty());
+  clock_ += 100ms;
+  ASSERT_TRUE(checkpoint(lease, "u3"));
+  EXPECT_THAT(jobs_->take_retired(), ElementsAre(sha256("u2")));
+  ASSERT_TRUE(publish(lease));
+  EXPECT_TRUE(jobs_->checkpoint(lease.job)->empty());
+}
+
 TEST_F(JobBookTest, PublishesTheNextVersionWithItsLineageInOneCommit) {
   create();
   const Lease lease = claim();
