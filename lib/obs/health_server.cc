@@ -4,6 +4,7 @@
 #include <civetweb.h>
 #include <netinet/in.h>
 #include <prometheus/text_serializer.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <sstream>
 #include <thread>
 
+#include "lib/base/log.h"
 #include "lib/obs/metrics.h"
 
 namespace slipway::obs {
@@ -48,6 +50,20 @@ int on_ready(mg_connection* connection, void* ready) {
   const std::string reason = (*static_cast<const Readiness*>(ready))();
   return reason.empty() ? answer(connection, 200, "text/plain", "ready\n")
                         : answer(connection, 503, "text/plain", "not ready: " + reason + "\n");
+}
+
+// CivetWeb is C: an exception that came to it would end the process.
+template <mg_request_handler Handler>
+int guarded(mg_connection* connection, void* data) {
+  try {
+    return Handler(connection, data);
+  } catch (const std::exception& failure) {
+    spdlog::error("health request failed path={} message={}", log_value(mg_get_request_info(connection)->local_uri),
+                  log_value(failure.what()));
+  } catch (...) {
+    spdlog::error("health request failed path={}", log_value(mg_get_request_info(connection)->local_uri));
+  }
+  return answer(connection, 500, "text/plain", "this could not be found out; the log says why\n");
 }
 
 int on_other(mg_connection* connection, void*) {
@@ -106,10 +122,10 @@ Result<std::unique_ptr<HealthServer>> HealthServer::start(const std::string& add
   if (impl->context == nullptr) return fail(Code::kUnavailable, std::format("cannot bind the metrics port {}", where));
   std::array<mg_server_port, 4> ports{};
   if (mg_get_server_ports(impl->context, ports.size(), ports.data()) > 0) impl->port = ports[0].port;
-  mg_set_request_handler(impl->context, "/metrics$", on_metrics, nullptr);
-  mg_set_request_handler(impl->context, "/healthz$", on_health, nullptr);
-  mg_set_request_handler(impl->context, "/readyz$", on_ready, &impl->ready);
-  mg_set_request_handler(impl->context, "/", on_other, nullptr);
+  mg_set_request_handler(impl->context, "/metrics$", guarded<on_metrics>, nullptr);
+  mg_set_request_handler(impl->context, "/healthz$", guarded<on_health>, nullptr);
+  mg_set_request_handler(impl->context, "/readyz$", guarded<on_ready>, &impl->ready);
+  mg_set_request_handler(impl->context, "/", guarded<on_other>, nullptr);
   return std::unique_ptr<HealthServer>(new HealthServer(std::move(impl)));
 }
 

@@ -14,7 +14,8 @@ using Readiness = std::function<std::string()>;
 
 class HealthServer {
  public:
-  // Port 0 takes any free one. `ready` is called from the server's own threads.
+  // Port 0 takes any free one. `ready` is called from the server's own threads. One that throws, like a
+  // reading that does, is answered with 500.
   // Errors: kUnavailable (the port cannot be bound).
   [[nodiscard]] static Result<std::unique_ptr<HealthServer>> start(const std::string& address, int port,
                                                                    Readiness ready);

@@ -98,6 +98,19 @@ Result<void> CheckpointWriter::commit(const Snapshot& snapshot) {
   }
 }
 
+void CheckpointWriter::commit_and_tell(const Snapshot& snapshot) {
+  try {
+    const auto begun = std::chrono::steady_clock::now();
+    const auto result = commit(snapshot);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+    metrics().checkpoint_time.Observe(took.count());
+    metrics().checkpoints.Add({{"result", result ? "ok" : std::string(code_name(result.error().code))}}).Increment();
+    done_(result);
+  } catch (const std::exception& e) {
+    spdlog::error("end of a checkpoint not told job={} reason={}", lease_.job.text(), log_value(e.what()));
+  }
+}
+
 void CheckpointWriter::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -106,12 +119,7 @@ void CheckpointWriter::run() {
     const Snapshot snapshot = std::move(*next_);
     next_.reset();
     lock.unlock();
-    const auto begun = std::chrono::steady_clock::now();
-    const auto result = commit(snapshot);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
-    metrics().checkpoint_time.Observe(took.count());
-    metrics().checkpoints.Add({{"result", result ? "ok" : std::string(code_name(result.error().code))}}).Increment();
-    done_(result);
+    commit_and_tell(snapshot);
     lock.lock();
     busy_ = false;
     changed_.notify_all();

@@ -23,7 +23,7 @@ namespace slipway::trainer {
 // Life: the destructor waits for a commit that is under way. Threads: any.
 class CheckpointWriter {
  public:
-  // `done` is called in the writer's thread after each; it must not throw.
+  // `done` is called in the writer's thread after each. One that throws is logged.
   using Done = std::function<void(const Result<void>&)>;
   CheckpointWriter(Caller& registry, Lease lease, Done done);
   ~CheckpointWriter();
@@ -37,6 +37,7 @@ class CheckpointWriter {
  private:
   void run();
   [[nodiscard]] Result<void> commit(const Snapshot& snapshot);
+  void commit_and_tell(const Snapshot& snapshot);
 
   Caller& registry_;
   const Lease lease_;

@@ -111,38 +111,47 @@ struct TrainerServer::State {
 
   void run() {
     for (;;) {
-      Attempt* current = nullptr;
+      std::optional<msg::RunJob> order;
       {
         std::unique_lock lock(mutex);
         changed.wait(lock, [this] { return next || draining; });
         if (!next) break;
-        attempt = std::make_unique<Attempt>(*registry, std::move(*next), options.attempt);
-        current = attempt.get();
-        next.reset();
-        if (draining) current->release();
+        order.swap(next);
       }
       metrics().busy.Set(1);
-      run(*current);
+      guarded("attempt", [&] { run(std::move(*order)); });
       metrics().busy.Set(0);
       {
         const std::lock_guard lock(mutex);
         attempt.reset();
         running.reset();
       }
-      give_memory_back();
-      announce();
+      guarded("memory", give_memory_back);
+      guarded("announce", [this] { announce(); });
     }
     const std::lock_guard lock(mutex);
     ended = true;
     changed.notify_all();
   }
 
+  void run(msg::RunJob order) {
+    auto made = std::make_unique<Attempt>(*registry, std::move(order), options.attempt);
+    Attempt& current = *made;
+    {
+      const std::lock_guard lock(mutex);
+      attempt = std::move(made);
+      if (draining) current.release();
+    }
+    (void)current.run();  // it has told the registry and the log
+  }
+
   // What goes wrong while an attempt trains it tells the registry itself; beyond that its lease is left to run out.
-  static void run(Attempt& attempt) {
+  template <class Work>
+  static void guarded(const char* what, Work work) {
     try {
-      (void)attempt.run();  // it has told the registry and the log
+      work();
     } catch (const std::exception& e) {
-      spdlog::error("attempt broke off reason={}", log_value(e.what()));
+      spdlog::error("training thread failed at={} reason={}", what, log_value(e.what()));
     }
   }
 };

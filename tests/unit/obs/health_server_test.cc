@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <stdexcept>
 #include <vector>
 
 #include "lib/base/readings.h"
@@ -71,6 +72,25 @@ TEST(HealthServer, ShowsTheReadingsOfOtherRooms) {
   const auto text = get((*server)->port(), "/metrics").body;
   EXPECT_NE(text.find("# TYPE slipway_test_read_total counter\nslipway_test_read_total 5"), std::string::npos) << text;
   EXPECT_NE(text.find("# TYPE slipway_test_level gauge\nslipway_test_level 6"), std::string::npos) << text;
+}
+
+TEST(HealthServer, AnswersAFaultWith500AndGoesOn) {
+  std::atomic<bool> faulty = true;
+  const Reading reading("slipway_test_faulty", "Help.", [&]() -> std::uint64_t {
+    if (faulty) throw std::runtime_error("no reading");
+    return 1;
+  });
+  const auto server = HealthServer::start("127.0.0.1", 0, [&]() -> std::string {
+    if (faulty) throw 42;
+    return "";
+  });
+  ASSERT_TRUE(server);
+  EXPECT_EQ(get((*server)->port(), "/metrics").status, 500);
+  EXPECT_EQ(get((*server)->port(), "/readyz").status, 500);
+  EXPECT_EQ(get((*server)->port(), "/readyz").body, "this could not be found out; the log says why\n");
+  faulty = false;
+  EXPECT_EQ(get((*server)->port(), "/metrics").status, 200);
+  EXPECT_EQ(get((*server)->port(), "/readyz").status, 200);
 }
 
 // A probe that gets no answer has a healthy process killed.

@@ -9,6 +9,7 @@
 #include <format>
 #include <fstream>
 #include <sstream>
+#include <stdexcept>
 
 #include "lib/base/random_id.h"
 #include "lib/base/sha256.h"
@@ -225,6 +226,22 @@ TEST_F(Attempts, TheRequestsIdCannotForgeALineOfTheLog) {
   EXPECT_EQ(Attempt(caller_, hostile, settings()).run(), AttemptEnd::kPublished);
   spdlog::set_default_logger(usual);
   EXPECT_THAT(log.str(), testing::Not(testing::HasSubstr("\nattempt ended job=j9")));
+}
+
+TEST_F(Attempts, TheCheckpointWriterGoesOnWhenWhoeverItTellsThrows) {
+  int told = 0;
+  CheckpointWriter writer(caller_, order("").lease, [&told](const Result<void>&) {
+    ++told;
+    throw std::runtime_error("told");
+  });
+  for (int i = 0; i < 2; ++i) {
+    Snapshot snapshot;
+    snapshot.state = "{}";
+    writer.submit(std::move(snapshot));
+    writer.wait();
+  }
+  EXPECT_EQ(told, 2);
+  EXPECT_EQ(registry_.checkpoints, 2);
 }
 
 // The record of the data set says that y is a class below 3, the file knows better: torch throws in the middle.
