@@ -139,7 +139,8 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
     auto& body = incoming.message.envelope.body;
     if (std::holds_alternative<msg::Welcome>(body)) {
       if (!gateway.welcomed) {
-        spdlog::info("gateway welcomed us address={} gateway={}", address, std::get<msg::Welcome>(body).gateway_id);
+        spdlog::info("gateway welcomed us address={} gateway={}", address,
+                     log_value(std::get<msg::Welcome>(body).gateway_id));
       }
       gateway.welcomed = true;
       count_welcomed();
@@ -148,13 +149,30 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
       say_hello(gateway);
     } else if (const auto* error = std::get_if<msg::Error>(&body)) {
       if (incoming.message.envelope.correlation == 0) {
-        spdlog::error("gateway refused us address={} message=\"{}\"", address, error->message);
+        spdlog::error("gateway refused us address={} message={}", address, log_value(error->message));
         gateway.welcomed = false;
         gateway.next_beat = Clock::now() + kResolveEvery;  // it may be replaced by one of our release
         count_welcomed();
       }
     } else if (!std::holds_alternative<msg::Ok>(body)) {
+      hand_over(std::move(incoming));
+    }
+  }
+
+  // The asker hears at once of a request whose handler throws; the bus logs and counts it.
+  void hand_over(Incoming incoming) {
+    const SocketId socket = incoming.socket;
+    const std::uint64_t correlation = incoming.message.envelope.correlation;
+    try {
       on_request(std::move(incoming));
+    } catch (...) {
+      if (correlation != 0) {
+        const Error error{.code = Code::kInternal, .message = "the worker could not handle the request", .path = {}};
+        (void)bus.answer(
+            socket, {},
+            {.envelope = {.correlation = correlation, .request_id = {}, .body = to_message(error)}, .payload = {}});
+      }
+      throw;
     }
   }
 
@@ -168,7 +186,7 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
         if (const auto self = weak.lock()) self->on_message(address, std::move(incoming));
       });
       if (!socket) {
-        spdlog::error("cannot dial gateway address={} message=\"{}\"", address, socket.error().message);
+        spdlog::error("cannot dial gateway address={} message={}", address, log_value(socket.error().message));
         continue;
       }
       gateways[address] = {
@@ -177,24 +195,32 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
     beat(Clock::now(), false);
   }
 
+  void resolve_all(const std::vector<std::string>& names) {
+    std::set<std::string> addresses;
+    bool all_known = true;
+    for (const auto& name : names) {
+      auto found = resolve(name);
+      all_known = all_known && !found.empty();
+      addresses.merge(found);
+    }
+    // A name server that is away must not make us forget gateways that answer.
+    bus.post([self = shared_from_this(), addresses = std::move(addresses), all_known]() mutable {
+      if (!all_known) {
+        for (const auto& [address, gateway] : self->gateways) addresses.insert(address);
+      }
+      self->found_addresses(addresses);
+    });
+  }
+
   void resolve_loop(const std::vector<std::string>& names) {
     std::unique_lock lock(mutex);
     while (!stopping) {
       lock.unlock();
-      std::set<std::string> addresses;
-      bool all_known = true;
-      for (const auto& name : names) {
-        auto found = resolve(name);
-        all_known = all_known && !found.empty();
-        addresses.merge(found);
+      try {
+        resolve_all(names);
+      } catch (const std::exception& failure) {
+        spdlog::error("gateways not looked up message={}", log_value(failure.what()));
       }
-      // A name server that is away must not make us forget gateways that answer.
-      bus.post([self = shared_from_this(), addresses = std::move(addresses), all_known]() mutable {
-        if (!all_known) {
-          for (const auto& [address, gateway] : self->gateways) addresses.insert(address);
-        }
-        self->found_addresses(addresses);
-      });
       lock.lock();
       stop.wait_for(lock, kResolveEvery, [this] { return stopping; });
     }

@@ -16,7 +16,7 @@ class WorkerLink {
   // What this worker can take now in all; the link shares `credits` out among the gateways that have welcomed it.
   using State = std::function<msg::Heartbeat()>;
   // A request (infer, cancel, runJob, inspect) and where its answer goes: Bus::answer(incoming.socket, ...) with the
-  // request's correlation.
+  // request's correlation. When it throws, the asker is answered kInternal.
   using OnRequest = std::function<void(Incoming)>;
 
   // `gateways` are "host:port"; names are resolved again every few seconds in a thread of the link's own, and every

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
 
 namespace slipway {
 namespace {
@@ -28,6 +30,9 @@ class Gateway {
           send(msg::Rehello{});
         }
         last_beat = *beat;
+      } else if (auto* error = std::get_if<msg::Error>(&incoming.message.envelope.body)) {
+        refused = from_message(*error).code;
+        refused_correlation = incoming.message.envelope.correlation;
       }
       changed.notify_all();
     });
@@ -57,6 +62,8 @@ class Gateway {
   std::string peer;
   std::string secret;
   std::optional<msg::Heartbeat> last_beat;
+  std::optional<Code> refused;
+  std::uint64_t refused_correlation = 0;
   Bus bus;
   SocketId socket{};
 };
@@ -133,6 +140,27 @@ TEST(WorkerLink, HandsRequestsOverAndResolvesNames) {
   gateway.send(msg::Infer{}, 77);
   std::unique_lock lock(mutex);
   EXPECT_TRUE(changed.wait_for(lock, 20s, [&] { return asked == 77; }));
+}
+
+TEST(WorkerLink, AnswersARequestWhoseHandlerThrows) {
+  Gateway gateway(msg::Welcome{"g"});
+  Bus bus;
+  WorkerLink link(
+      bus, kHello, {gateway.address()}, [] { return beat(1); },
+      [](const Incoming&) { throw std::out_of_range("substr"); });
+  ASSERT_TRUE(gateway.wait_until([&] { return gateway.last_beat.has_value(); }));
+  gateway.send(msg::Infer{}, 77);
+  ASSERT_TRUE(gateway.wait_until([&] { return gateway.refused.has_value(); }));
+  EXPECT_EQ(*gateway.refused, Code::kInternal);
+  EXPECT_EQ(gateway.refused_correlation, 77U);
+  gateway.send(msg::Cancel{.correlation = 77});  // to which there is no answer
+  std::promise<void> turn;
+  for (int i = 0; i < 1000 && bus.thrown_total() < 2; ++i) {
+    turn = {};
+    bus.post([&] { turn.set_value(); });
+    turn.get_future().wait_for(10ms);
+  }
+  EXPECT_EQ(bus.thrown_total(), 2U);
 }
 
 }  // namespace
