@@ -17,6 +17,7 @@
 #include "lib/base/log.h"
 #include "lib/base/random_id.h"
 #include "lib/base/readings.h"
+#include "lib/wire/connection_watch.h"
 #include "lib/wire/outbox.h"
 #include "lib/wire/payload.h"
 #include "lib/wire/zmq_frame.h"
@@ -45,7 +46,10 @@ struct Bus::State {
   struct Socket {
     zmq::socket_t socket;
     Handler handler;
+    std::unique_ptr<ConnectionWatch> watch;  // of a dealer that has `lost`; behind `socket`: it must go first
     Unreachable unreachable;
+    Lost lost;
+    std::optional<Clock::time_point> lost_at;  // and `lost` has not been told yet
     bool router = false;
     bool publisher = false;
     std::optional<Outbox> outbox;
@@ -91,6 +95,7 @@ struct Bus::State {
   std::vector<std::function<void()>> last_work;
   std::vector<zmq::pollitem_t> items;  // of one turn; kept for their memory
   std::vector<SocketId> ids;
+  std::vector<SocketId> watched;
   std::uint32_t next_socket = 1;
   bool closed = false;  // the sockets are, and no new ones are made
 
@@ -149,7 +154,7 @@ struct Bus::State {
   }
 
   Result<SocketId> add(zmq::socket_type type, const std::string& address, bool bind, Handler handler,
-                       Unreachable unreachable = nullptr) {
+                       Unreachable unreachable = nullptr, Lost lost = nullptr) {
     auto endpoint = endpoint_of(address);
     if (!endpoint) return std::unexpected(endpoint.error());
     if (closed) return fail(Code::kUnavailable, "the bus has stopped");
@@ -157,7 +162,10 @@ struct Bus::State {
     try {
       Socket entry{.socket = zmq::socket_t(context, type),
                    .handler = std::move(handler),
+                   .watch = {},
                    .unreachable = std::move(unreachable),
+                   .lost = std::move(lost),
+                   .lost_at = {},
                    .outbox = {}};
       auto& socket = entry.socket;
       socket.set(zmq::sockopt::linger, 0);
@@ -187,6 +195,9 @@ struct Bus::State {
         socket.set(zmq::sockopt::subscribe, "");
       } else if (type == zmq::socket_type::pub) {
         entry.publisher = true;
+      }
+      if (entry.lost) {
+        entry.watch = std::make_unique<ConnectionWatch>(context, socket, std::format("watch-{}", next_socket));
       }
       if (bind) {
         socket.bind(*endpoint);
@@ -387,9 +398,41 @@ struct Bus::State {
            std::ranges::all_of(sockets, [](const auto& entry) { return entry.second.outbox->empty(); });
   }
 
+  void note_losses() {
+    for (std::size_t i = 0; i < watched.size(); ++i) {
+      if (items[1 + ids.size() + i].revents == 0) continue;
+      Socket& socket = sockets.at(watched[i]);
+      if (socket.watch->take_ended() && !socket.lost_at) socket.lost_at = Clock::now();
+    }
+  }
+
+  // libzmq tells of the end a moment before it takes the way to the peer from the dealer: what was sent in between
+  // would be lost without a word. Once the way is gone, or by now surely another one (a new connection is not made
+  // within 50 ms), that cannot happen.
+  static bool is_cut_off(Socket& socket, Clock::time_point now) {
+    const int events = uninterrupted([&] { return socket.socket.get(zmq::sockopt::events); });
+    return (events & ZMQ_POLLOUT) == 0 || now >= *socket.lost_at + kTickEvery;
+  }
+
+  void tell_losses() {
+    const auto now = Clock::now();
+    for (const SocketId id : watched) {
+      const auto found = sockets.find(id);
+      if (found == sockets.end() || !found->second.lost_at) continue;
+      // Read first: once libzmq learns of the end it drops what is left.
+      int taken = 0;
+      while (taken < kBatch && receive(id, found->second)) ++taken;
+      if (taken == kBatch || !is_cut_off(found->second, now)) continue;
+      found->second.lost_at.reset();
+      guarded("lost", found->second.lost);
+    }
+  }
+
   void turn(Clock::time_point& next_tick) {
     items.clear();
     ids.clear();
+    watched.clear();
+    bool waits_for_loss = false;
     bool waits_for_a_peer = false;  // of a router: poll does not tell when that one has room
     items.push_back({nullptr, wake, ZMQ_POLLIN, 0});
     for (auto& [id, socket] : sockets) {
@@ -399,9 +442,13 @@ struct Bus::State {
       waits_for_a_peer = waits_for_a_peer || (socket.router && waiting);
       items.push_back({socket.socket.handle(), 0, events, 0});
       ids.push_back(id);
+      waits_for_loss = waits_for_loss || socket.lost_at;
+      if (socket.watch) watched.push_back(id);
     }
+    for (const SocketId id : watched) items.push_back({sockets.at(id).watch->handle(), 0, ZMQ_POLLIN, 0});
     auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(next_tick - Clock::now());
-    timeout = std::clamp(timeout, std::chrono::milliseconds(0), waits_for_a_peer ? kRetryEvery : kTickEvery);
+    timeout = std::clamp(timeout, std::chrono::milliseconds(0),
+                         waits_for_a_peer || waits_for_loss ? kRetryEvery : kTickEvery);
     // Interrupted by a signal it has told nothing, and the items are as they were.
     zmq_poll(items.data(), static_cast<int>(items.size()), timeout.count());
 
@@ -409,6 +456,7 @@ struct Bus::State {
       std::uint64_t count = 0;
       [[maybe_unused]] const auto got = ::read(wake, &count, sizeof count);
     }
+    note_losses();
     take_queues();
     for (std::size_t i = 0; i < ids.size(); ++i) {
       if (items[i + 1].revents == 0) continue;
@@ -417,6 +465,7 @@ struct Bus::State {
         if (found == sockets.end() || !receive(ids[i], found->second)) break;
       }
     }
+    tell_losses();
     for (auto& [id, socket] : sockets) {
       if (!socket.outbox->empty()) socket.outbox->flush(Clock::now());
     }
@@ -473,8 +522,10 @@ Result<SocketId> Bus::bind_publisher(const std::string& address) {
   return state_->run([&] { return state_->add(zmq::socket_type::pub, address, true, nullptr); });
 }
 
-Result<SocketId> Bus::connect_dealer(const std::string& address, Handler handler) {
-  return state_->run([&] { return state_->add(zmq::socket_type::dealer, address, false, std::move(handler)); });
+Result<SocketId> Bus::connect_dealer(const std::string& address, Handler handler, Lost lost) {
+  return state_->run([&] {
+    return state_->add(zmq::socket_type::dealer, address, false, std::move(handler), nullptr, std::move(lost));
+  });
 }
 
 Result<SocketId> Bus::connect_subscriber(const std::string& address, Handler handler) {
@@ -524,11 +575,18 @@ Result<void> Bus::answer(SocketId socket, const std::string& peer, Message messa
 }
 
 Result<void> Bus::knock(SocketId socket, const std::string& peer) {
-  if (on_bus_thread()) {
-    const auto found = state_->sockets.find(socket);
-    if (found != state_->sockets.end() && found->second.outbox->waits_for(peer)) return {};
+  if (!on_bus_thread()) {
+    if (post([this, socket, peer] { (void)knock(socket, peer); })) return {};
+    return fail(Code::kUnavailable, "the bus has stopped");
   }
+  const auto found = state_->sockets.find(socket);
+  if (found != state_->sockets.end() && found->second.outbox->waits_for(peer)) return {};
   return send(socket, peer, {.envelope = {.request_id = {}, .body = msg::Ok{}}, .payload = {}});
+}
+
+std::vector<std::uint64_t> Bus::waiting(SocketId dealer) const {
+  const auto found = state_->sockets.find(dealer);
+  return found == state_->sockets.end() ? std::vector<std::uint64_t>() : found->second.outbox->correlations({});
 }
 
 bool Bus::post(std::function<void()> work) { return state_->post(std::move(work)); }

@@ -33,6 +33,7 @@ class Bus {
   using Handler = std::function<void(Incoming)>;
   using Tick = std::function<void(std::chrono::steady_clock::time_point now)>;
   using Unreachable = std::function<void(const std::string& peer)>;
+  using Lost = std::function<void()>;
 
   struct Limits {
     // Handed over by other threads and not yet looked at; one message more may exceed the bytes.
@@ -62,7 +63,9 @@ class Bus {
   [[nodiscard]] int port(SocketId socket) const;
 
   // `address` is "host:port". The connection is made, and made again, in the background; a name is looked up each time.
-  [[nodiscard]] Result<SocketId> connect_dealer(const std::string& address, Handler handler);
+  // `lost` is told, on the bus thread, each time a connection has ended: nothing comes through that one any more, and
+  // what is sent from then on waits for the next. What was on its way then, to here too, may be lost.
+  [[nodiscard]] Result<SocketId> connect_dealer(const std::string& address, Handler handler, Lost lost = nullptr);
   [[nodiscard]] Result<SocketId> connect_subscriber(const std::string& address, Handler handler);
   void close(SocketId socket);
 
@@ -82,6 +85,9 @@ class Bus {
   // Finds out whether `peer` of a router is still connected, by sending it an Ok under correlation 0, which everybody
   // ignores; nothing is sent while messages wait for it. The result, and what `unreachable` is told, are those of send.
   Result<void> knock(SocketId socket, const std::string& peer);
+
+  // The correlations of the messages that a dealer has not sent yet, in rising order. On the bus thread only.
+  [[nodiscard]] std::vector<std::uint64_t> waiting(SocketId dealer) const;
 
   // Runs `work` on the bus thread soon; not bounded, so not for what a peer can ask for at will. False once the bus has
   // stopped: `work` will never run. What was taken runs, if only when everything is closed.

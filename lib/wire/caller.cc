@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <future>
+#include <optional>
 #include <unordered_map>
 
 namespace slipway {
@@ -80,8 +81,35 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
     }
   }
 
+  // What waits to be sent is not lost; of the rest no answer will come.
+  void on_lost() {
+    const auto waiting = bus.waiting(socket);
+    const auto now = Clock::now();
+    std::vector<Answer> lost;
+    for (auto at = pending.begin(); at != pending.end();) {
+      Pending& question = at->second;
+      if (std::ranges::binary_search(waiting, at->first)) {
+        ++at;
+      } else if (question.repeat_after.count() > 0) {
+        question.ask_again = now;
+        ++at;
+      } else {
+        lost.push_back(std::move(question.answer));
+        at = pending.erase(at);
+      }
+    }
+    for (auto& answer : lost) {
+      answer(std::unexpected(
+          Error{.code = Code::kUnavailable,
+                .message = "the connection was lost before the answer came: whether it was done is not known",
+                .path = {},
+                .retry_after = std::chrono::seconds(1)}));
+    }
+  }
+
   void on_tick(Clock::time_point now) {
     std::vector<Answer> late;
+    std::optional<std::vector<std::uint64_t>> waiting;
     for (auto at = pending.begin(); at != pending.end();) {
       Pending& question = at->second;
       if (now >= question.deadline) {
@@ -91,7 +119,9 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
       }
       if (question.repeat_after.count() > 0 && now >= question.ask_again) {
         question.ask_again = now + question.repeat_after;
-        (void)ask(at->first, question);  // without room now, perhaps the next time
+        if (!waiting) waiting = bus.waiting(socket);
+        // Without room now, perhaps the next time.
+        if (!std::ranges::binary_search(*waiting, at->first)) (void)ask(at->first, question);
       }
       ++at;
     }
@@ -112,9 +142,14 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
 Caller::Caller(Bus& bus, const std::string& address, std::string secret)
     : state_(std::make_shared<State>(bus, std::move(secret))) {
   const std::weak_ptr<State> weak = state_;
-  auto socket = bus.connect_dealer(address, [weak](Incoming incoming) {
-    if (const auto state = weak.lock()) state->on_message(std::move(incoming));
-  });
+  auto socket = bus.connect_dealer(
+      address,
+      [weak](Incoming incoming) {
+        if (const auto state = weak.lock()) state->on_message(std::move(incoming));
+      },
+      [weak] {
+        if (const auto state = weak.lock()) state->on_lost();
+      });
   bus.post([state = state_, socket = std::move(socket)] {
     if (socket) {
       state->socket = *socket;

@@ -17,8 +17,8 @@ class Caller {
 
   struct Options {
     std::chrono::milliseconds deadline{10'000};
-    // Ask again when this much time passes without an answer, until the deadline; 0: never. Only for questions that
-    // may be asked twice: reads, and writes that the registry recognises.
+    // Ask again when this much time passes without an answer, and when the connection is lost, until the deadline; 0:
+    // never. Only for questions that may be asked twice: reads, and writes that the registry recognises.
     std::chrono::milliseconds repeat_after{0};
     std::string request_id;
   };
@@ -30,7 +30,8 @@ class Caller {
   Caller& operator=(const Caller&) = delete;
 
   // Errors in the answer: kDeadlineExceeded (none came), kOverloaded (no room for the question) and kTooLarge (over the
-  // limits of the wire), both at once, kUnavailable (closed, or not connected), and what the other side says.
+  // limits of the wire), both at once, kUnavailable (closed, or not connected; with a time to come again: the
+  // connection was lost before the answer came, so whether it was done is not known), and what the other side says.
   void call(msg::Body question, std::vector<Frame> payload, Options options, Answer answer);
 
   // The same, waiting for the answer; not on the bus thread.

@@ -1,5 +1,7 @@
 #include "lib/wire/outbox.h"
 
+#include <algorithm>
+
 namespace slipway {
 
 Outbox::Outbox(Limits limits, TrySend try_send, Gone gone)
@@ -33,6 +35,15 @@ Result<void> Outbox::deliver(Outgoing&& message, TimePoint now) {
   queue.bytes += message.bytes;
   queue.messages.push_back(std::move(message));
   return {};
+}
+
+std::vector<std::uint64_t> Outbox::correlations(const std::string& peer) const {
+  std::vector<std::uint64_t> all;
+  const auto found = waiting_.find(peer);
+  if (found == waiting_.end()) return all;
+  for (const Outgoing& message : found->second.messages) all.push_back(message.envelope.correlation);
+  std::ranges::sort(all);
+  return all;
 }
 
 void Outbox::flush(TimePoint now) {

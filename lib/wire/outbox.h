@@ -57,6 +57,9 @@ class Outbox {
   [[nodiscard]] bool empty() const { return waiting_.empty(); }
   [[nodiscard]] bool waits_for(const std::string& peer) const { return waiting_.contains(peer); }
 
+  // Of the messages that wait for `peer`, in rising order.
+  [[nodiscard]] std::vector<std::uint64_t> correlations(const std::string& peer) const;
+
  private:
   struct Queue {
     std::deque<Outgoing> messages;

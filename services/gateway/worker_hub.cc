@@ -25,14 +25,16 @@ constexpr auto kKnockEvery = std::chrono::milliseconds(250);
 constexpr auto kClaimHeard = std::chrono::seconds(30);
 static_assert(kClaimHeard > JobDispatcher::kClaimWithin);
 
-// One handler that throws must not take the bus thread, and the process, with it.
+// One handler that throws must not take the bus thread, and the process, with it. Returns whether there was none.
 template <class Work>
-void guarded(std::string_view what, Work work) {
+bool guarded(std::string_view what, Work work) {
   try {
     work();
+    return true;
   } catch (const std::exception& error) {
     metrics().handler_failures.Increment();
     spdlog::error("bus handler failed what={} message={}", what, log_value(error.what()));
+    return false;
   }
 }
 
@@ -103,6 +105,12 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     Answer answer = std::move(found->second.answer);
     open.erase(found);
     answer(std::move(result));
+  }
+
+  void withdraw(RequestId id) {
+    InferenceRouter::Actions routed;
+    router.cancel(id, Clock::now(), routed);
+    run(std::move(routed));
   }
 
   void close() {
@@ -255,7 +263,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     if (const auto* hello = std::get_if<msg::Hello>(&envelope.body)) return on_hello(incoming.peer, envelope, *hello);
     if (const auto* heartbeat = std::get_if<msg::Heartbeat>(&envelope.body)) {
       if (!workers.on_heartbeat(incoming.peer, *heartbeat, Clock::now())) return send(incoming.peer, 0, msg::Rehello{});
-      send(incoming.peer, 0, msg::Ok{});  // a worker gives up a gateway that never says a word
+      (void)bus.knock(socket, incoming.peer);  // a worker gives up a gateway that never says a word
       return credit_came();
     }
     if (workers.find(incoming.peer) == nullptr) return send(incoming.peer, 0, msg::Rehello{});
@@ -320,7 +328,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   void knock(Clock::time_point now) {
     if (now < next_knock) return;
     next_knock = now + kKnockEvery;
-    for (const Peer& peer : workers.busy()) send(peer, 0, msg::Ok{});
+    for (const Peer& peer : workers.busy()) (void)bus.knock(socket, peer);
   }
 
   // Answers that it sent before it went may still be unread, and decide what is tried again: they are read by the next
@@ -412,22 +420,22 @@ RequestId WorkerHub::ask(Question question, Answer answer) {
                    .deadline = question.deadline};
     state->open.emplace(static_cast<std::uint64_t>(id),
                         State::Open{.question = std::move(question), .answer = std::move(answer)});
-    guarded("question", [&] {
+    const bool asked = guarded("question", [&] {
       InferenceRouter::Actions routed;
       state->router.submit(id, std::move(request), Clock::now(), routed);
       state->run(std::move(routed));
     });
+    if (asked) return;
+    // What was begun of it is taken back, as far as there is something.
+    guarded("question", [&] { state->withdraw(id); });
+    state->finish(id, fail(Code::kInternal, "the request could not be sent to an inferencer"));
   });
   return id;
 }
 
 void WorkerHub::cancel(RequestId id) {
   state_->bus.post([state = state_, id] {
-    guarded("cancel", [&] {
-      InferenceRouter::Actions routed;
-      state->router.cancel(id, Clock::now(), routed);
-      state->run(std::move(routed));
-    });
+    guarded("cancel", [&] { state->withdraw(id); });
     state->finish(id, fail(Code::kUnavailable, "the client has gone"));
   });
 }

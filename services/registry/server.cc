@@ -663,9 +663,7 @@ struct Server::State {
     if (is_due(next.knock, time, kKnockEvery)) {
       // What comes of it is told to on_unreachable.
       for (const std::string& owner : uploads.owners()) {
-        Message knock;
-        knock.envelope.body = msg::Ok{};
-        (void)bus.send(calls_socket, owner, std::move(knock));
+        (void)bus.knock(calls_socket, owner);
       }
       if (const auto dropped = uploads.drop_gone(time); dropped > 0) {
         spdlog::info("uploads of lost peers dropped count={}", dropped);

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <condition_variable>
 #include <future>
 #include <mutex>
 #include <set>
@@ -538,6 +539,97 @@ TEST(Bus, TellsWhenAPeersConnectionIsGone) {
   ASSERT_EQ(came.wait_for(0s), std::future_status::ready);
   EXPECT_EQ(came.get(), name);
   EXPECT_EQ(on_bus(router, [&] { return router.knock(*bound, name); }).error().code, Code::kUnavailable);
+}
+
+// A peer that does not read must not get a message more each time somebody wants to know whether it is there.
+TEST(Bus, KnocksAtNobodyForWhomMessagesWait) {
+  Bus router(kTightLimits);
+  std::promise<std::string> peer;
+  const auto bound =
+      router.bind_router("127.0.0.1:0", [&](const Incoming& incoming) { peer.set_value(incoming.peer); });
+  ASSERT_TRUE(bound);
+  zmq::context_t context;
+  zmq::socket_t deaf(context, zmq::socket_type::dealer);
+  deaf.set(zmq::sockopt::linger, 0);
+  deaf.set(zmq::sockopt::rcvhwm, 1);
+  deaf.connect("tcp://127.0.0.1:" + std::to_string(router.port(*bound)));
+  deaf.send(zmq::buffer(encode(message(msg::Ok{}).envelope).text()), zmq::send_flags::none);
+  const std::string name = peer.get_future().get();
+  const Frame payload = Frame::of(std::string(60'000, 'x'));
+  const auto full = on_bus(router, [&] {
+    for (int i = 0; i < 100'000; ++i) {
+      if (!router.send(*bound, name, message(msg::Ok{}, 1, {payload}))) return true;
+    }
+    return false;
+  });
+  ASSERT_TRUE(full);
+  const auto before = router.undelivered_total();
+  for (int i = 0; i < 50; ++i) EXPECT_TRUE(router.knock(*bound, name));
+  EXPECT_TRUE(on_bus(router, [&] { return router.knock(*bound, name); }));
+  EXPECT_EQ(router.undelivered_total(), before);
+}
+
+// Sends messages under `correlation` to whoever sends one, and is gone once they are on their way.
+void answer_and_go(const std::string& address, std::uint64_t correlation) {
+  zmq::context_t context;
+  zmq::socket_t router(context, zmq::socket_type::router);
+  router.bind("tcp://" + address);
+  zmq::message_t peer;
+  zmq::message_t question;
+  ASSERT_TRUE(router.recv(peer));
+  ASSERT_TRUE(router.recv(question));
+  const Frame answer = encode(message(msg::Ok{}, correlation).envelope);
+  for (int i = 0; i < 500; ++i) {
+    router.send(zmq::buffer(peer.to_string_view()), zmq::send_flags::sndmore);
+    router.send(zmq::buffer(answer.text()), zmq::send_flags::none);
+  }
+  router.set(zmq::sockopt::linger, 20'000);
+}
+
+TEST(Bus, TellsEachTimeThatAConnectionIsLostAndNothingComesThroughItAfterwards) {
+  std::string address;
+  {
+    Echo free_port;
+    address = free_port.address();
+  }
+  Bus bus;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::uint64_t lost = 0;
+  bool late = false;
+  const auto socket = bus.connect_dealer(
+      address,
+      [&](const Incoming& incoming) {
+        const std::lock_guard lock(mutex);
+        late = late || incoming.message.envelope.correlation <= lost;
+      },
+      [&] {
+        const std::lock_guard lock(mutex);
+        ++lost;
+        changed.notify_all();
+      });
+  ASSERT_TRUE(socket);
+  for (std::uint64_t round = 1; round <= 3; ++round) {
+    ASSERT_TRUE(bus.send(*socket, message(msg::Ok{})));  // waits until somebody is there
+    answer_and_go(address, round);
+    std::unique_lock lock(mutex);
+    ASSERT_TRUE(changed.wait_for(lock, 20s, [&] { return lost == round; }));
+  }
+  const std::lock_guard lock(mutex);
+  EXPECT_FALSE(late);
+}
+
+TEST(Bus, KnowsWhatADealerHasNotSentYet) {
+  Bus bus;
+  const auto socket = bus.connect_dealer("127.0.0.1:1", [](Incoming) {});  // nobody is there
+  ASSERT_TRUE(socket);
+  const auto waiting = on_bus(bus, [&] {
+    (void)bus.send(*socket, message(msg::Ok{}, 9));
+    (void)bus.send(*socket, message(msg::Ok{}, 7));
+    return bus.waiting(*socket);
+  });
+  EXPECT_EQ(waiting, (std::vector<std::uint64_t>{7, 9}));
+  EXPECT_TRUE(on_bus(bus, [&] { return bus.waiting(SocketId{99}); }).empty());
 }
 
 TEST(Bus, SaysWhenAPortIsTaken) {

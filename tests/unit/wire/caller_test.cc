@@ -1,9 +1,14 @@
 #include "lib/wire/caller.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <format>
 #include <future>
+#include <memory>
 #include <optional>
 
 namespace slipway {
@@ -95,6 +100,96 @@ TEST(Caller, ReachesAServerThatIsReplacedMeanwhile) {
   Server second([](const Incoming&, int) { return msg::Ok{}; }, address);
   EXPECT_TRUE(
       caller->call_and_wait(msg::GetModel{"m"}, {}, {.deadline = 30s, .repeat_after = 100ms, .request_id = {}}));
+}
+
+TEST(Caller, FailsAtOnceWhatMayNotBeAskedTwiceWhenTheConnectionIsLost) {
+  std::promise<void> asked;
+  auto server = std::make_unique<Server>([&](const Incoming&, int) {
+    asked.set_value();
+    return std::nullopt;
+  });
+  Bus bus;
+  Caller caller(bus, server->address());
+  std::promise<Result<Message>> answered;
+  caller.call(msg::GetModel{"m"}, {}, {.deadline = 600s, .repeat_after = {}, .request_id = {}},
+              [&](Result<Message> answer) { answered.set_value(std::move(answer)); });
+  asked.get_future().wait();
+  server.reset();
+  auto answer = answered.get_future();
+  ASSERT_EQ(answer.wait_for(60s), std::future_status::ready);
+  const auto failed = answer.get();
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, Code::kUnavailable);
+  EXPECT_GT(failed.error().retry_after, 0ms);
+}
+
+TEST(Caller, AsksAgainAsSoonAsThereIsAConnectionAgain) {
+  std::promise<void> asked;
+  auto first = std::make_unique<Server>([&](const Incoming&, int) {
+    asked.set_value();
+    return std::nullopt;
+  });
+  const std::string address = first->address();
+  Bus bus;
+  Caller caller(bus, address);
+  std::promise<Result<Message>> answered;
+  caller.call(msg::GetModel{"m"}, {}, {.deadline = 600s, .repeat_after = 600s, .request_id = {}},
+              [&](Result<Message> answer) { answered.set_value(std::move(answer)); });
+  asked.get_future().wait();
+  first.reset();
+  Server second([](const Incoming&, int) { return msg::Ok{}; }, address);
+  auto answer = answered.get_future();
+  ASSERT_EQ(answer.wait_for(60s), std::future_status::ready);
+  EXPECT_TRUE(answer.get());
+  EXPECT_EQ(second.count, 1);
+}
+
+// A connection that ends before it can be used takes nothing with it.
+TEST(Caller, SendsWhatWaitedWhileAConnectionWasLost) {
+  const int listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int on = 1;  // the next one takes its port while its connections fade away
+  ASSERT_EQ(::setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on), 0);
+  sockaddr_in at{};
+  at.sin_family = AF_INET;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof at;
+  ASSERT_EQ(::bind(listener, reinterpret_cast<const sockaddr*>(&at), sizeof at), 0);
+  ASSERT_EQ(::listen(listener, 8), 0);
+  ASSERT_EQ(::getsockname(listener, reinterpret_cast<sockaddr*>(&at), &size), 0);
+  const std::string address = std::format("127.0.0.1:{}", ntohs(at.sin_port));
+  Bus bus;
+  Caller caller(bus, address);
+  std::promise<Result<Message>> answered;
+  caller.call(msg::GetModel{"m"}, {}, {.deadline = 600s, .repeat_after = {}, .request_id = {}},
+              [&](Result<Message> answer) { answered.set_value(std::move(answer)); });
+  for (int i = 0; i < 2; ++i) {
+    const int connection = ::accept(listener, nullptr, nullptr);
+    ASSERT_GE(connection, 0);
+    ::close(connection);
+  }
+  ::close(listener);
+  Server server([](const Incoming&, int) { return msg::Ok{}; }, address);
+  auto answer = answered.get_future();
+  ASSERT_EQ(answer.wait_for(60s), std::future_status::ready);
+  const auto came = answer.get();
+  EXPECT_TRUE(came) << came.error().message;
+}
+
+TEST(Caller, DoesNotQueueAQuestionAgainThatHasNotBeenSentYet) {
+  Bus bus({.max_waiting_messages = 2});
+  Caller caller(bus, "127.0.0.1:1");  // nobody is there
+  caller.call(msg::GetModel{"m"}, {}, {.deadline = 600s, .repeat_after = 1ms, .request_id = {}},
+              [](const Result<Message>&) {});
+  std::promise<void> ticked;
+  bus.on_tick([&, count = 0](auto) mutable {
+    if (++count == 4) ticked.set_value();
+  });
+  ticked.get_future().wait();
+  std::promise<Result<Message>> answered;
+  caller.call(msg::GetModel{"n"}, {}, {.deadline = 600s, .repeat_after = {}, .request_id = {}},
+              [&](Result<Message> answer) { answered.set_value(std::move(answer)); });
+  caller.close();
+  EXPECT_EQ(answered.get_future().get().error().code, Code::kUnavailable);  // not kOverloaded: there was room
 }
 
 TEST(Caller, SaysAtOnceThatAQuestionIsTooLargeOrHasNoRoom) {
