@@ -1,15 +1,19 @@
 #include "services/registry/server.h"
 
 #include <fcntl.h>
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <boost/pfr.hpp>
+#include <functional>
 #include <future>
 #include <latch>
 #include <optional>
 #include <thread>
 
+#include "lib/obs/metrics.h"
 #include "lib/wire/caller.h"
 #include "tests/unit/registry/fixture.h"
 
@@ -39,6 +43,46 @@ class SlowChunk {
   bool made_ = false;
   int fd_ = -1;
 };
+
+// Shows each line of the log, while it is there, to `see` in the thread that logs it. What `see` throws is thrown
+// there.
+class WatchedLog {
+ public:
+  explicit WatchedLog(std::function<void(const std::string& line)> see) {
+    auto logger = std::make_shared<spdlog::logger>("test", std::make_shared<Sink>(std::move(see)));
+    logger->set_error_handler([](const std::string& why) { throw std::runtime_error(why); });
+    spdlog::set_default_logger(std::move(logger));
+  }
+  ~WatchedLog() { spdlog::set_default_logger(usual_); }
+  WatchedLog(const WatchedLog&) = delete;
+  WatchedLog& operator=(const WatchedLog&) = delete;
+
+ private:
+  class Sink : public spdlog::sinks::sink {
+   public:
+    explicit Sink(std::function<void(const std::string&)> see) : see_(std::move(see)) {}
+    void log(const spdlog::details::log_msg& message) override {
+      see_(std::string(message.payload.data(), message.payload.size()));
+    }
+    void flush() override {}
+    void set_pattern(const std::string&) override {}
+    void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
+
+   private:
+    const std::function<void(const std::string&)> see_;
+  };
+
+  const std::shared_ptr<spdlog::logger> usual_ = spdlog::default_logger();
+};
+
+// The value of a metric without labels.
+double metric(const std::string& name) {
+  for (const auto& family : obs::collect()) {
+    if (family.name != name || family.metric.empty()) continue;
+    return family.type == prometheus::MetricType::Gauge ? family.metric[0].gauge.value : family.metric[0].counter.value;
+  }
+  return -1;
+}
 
 class ServerTest : public testing::Test {
  protected:
@@ -533,6 +577,69 @@ TEST_F(ServerTest, StartsWithRecordsThatItCannotRead) {
   ASSERT_EQ(listed->items.size(), 2U);
   EXPECT_EQ(listed->items[0].family, "datasets");
   EXPECT_EQ(listed->items[1].family, "jobs");
+  const std::string counted = "slipway_registry_unreadable_records";
+  for (int i = 0; i < 2'000 && metric(counted) != 2; ++i) std::this_thread::sleep_for(10ms);
+  EXPECT_EQ(metric(counted), 2);
+}
+
+TEST_F(ServerTest, AnswersACallThatEndsInAFaultAndGoesOn) {
+  const std::string counted = "slipway_registry_handler_failures_total";
+  const double before = metric(counted);
+  {
+    const WatchedLog log([](const std::string& line) {
+      if (line.starts_with("data set stored")) throw std::runtime_error("the log is full");
+    });
+    const auto answer =
+        ask<msg::DatasetStored>(msg::CommitDataset{.upload = upload("t.csv", "a\n1\n"), .name = "d", .actor = {}});
+    EXPECT_EQ(answer.error().code, Code::kInternal);
+    EXPECT_THAT(answer.error().message, HasSubstr("commitDataset"));
+    EXPECT_TRUE(ask<msg::Models>(msg::ListModels{}));
+    stop();
+  }
+  EXPECT_EQ(metric(counted), before + 1);
+}
+
+TEST_F(ServerTest, TheRequestsIdCannotForgeALineOfTheLog) {
+  std::mutex mutex;
+  std::vector<std::string> lines;
+  {
+    const WatchedLog log([&](const std::string& line) {
+      const std::lock_guard lock(mutex);
+      lines.push_back(line);
+    });
+    const msg::CommitVersion question{
+        .upload = upload("model.pt", "weights"), .model = "m", .signature = some_signature(), .actor = {}};
+    ASSERT_TRUE(caller_->call_and_wait(
+        question, {}, {.deadline = 20s, .request_id = "a\nalias moved model=m alias=prod to=1 actor=ann"}));
+    stop();
+  }
+  EXPECT_THAT(lines, testing::Contains(testing::StartsWith("version uploaded")));
+  EXPECT_THAT(lines, testing::Not(testing::Contains(HasSubstr("\n"))));
+}
+
+TEST_F(ServerTest, AnswersListingsWhileTheWriterIsBusy) {
+  ASSERT_TRUE(ask<msg::DatasetStored>(msg::CommitDataset{.upload = upload("t.csv", "a\n1\n"), .name = "d"}));
+  const auto second = upload("t.csv", "a\n2\n");
+  std::promise<void> busy;
+  std::promise<void> go_on;
+  {
+    const WatchedLog log([&](const std::string& line) {
+      if (!line.starts_with("data set stored")) return;
+      busy.set_value();
+      go_on.get_future().wait();
+    });
+    std::promise<bool> stored;
+    caller_->call(msg::CommitDataset{.upload = second, .name = "e"}, {}, {.deadline = 60s, .request_id = {}},
+                  [&](auto answer) { stored.set_value(answer.has_value()); });
+    busy.get_future().wait();
+    const auto listed = ask<msg::Datasets>(msg::ListDatasets{});
+    EXPECT_TRUE(listed) << listed.error().message;
+    EXPECT_TRUE(ask<msg::Datasets>(msg::GetDataset{.name = "d"}));
+    EXPECT_TRUE(ask<msg::Jobs>(msg::ListJobs{}));
+    go_on.set_value();
+    EXPECT_TRUE(stored.get_future().get());
+    stop();
+  }
 }
 
 TEST_F(ServerTest, DeletesTheChunksOfACheckpointThatHasGivenWay) {
