@@ -146,9 +146,9 @@ void InferenceRouter::note_proven(const Request& request) {
 void InferenceRouter::finish(At request) {
   if (request->second.attempt != 0) {
     take_back(request);
-  } else {
+  } else if (const auto place = request->second.place) {  // none: it was cut short while it was taken
     Line& line = request->second.line->second;
-    change(line, [&] { line.waiting.erase(request->second.place.value()); });
+    change(line, [&] { line.waiting.erase(*place); });
     --queued_;
   }
   forget(request);
