@@ -13,6 +13,19 @@ Error no_inferencer() {
           .retry_after = std::chrono::seconds(2)};
 }
 
+// Of an uploaded version, which may have ended an inferencer.
+Error not_elsewhere(std::string message) {
+  return {
+      .code = Code::kUnavailable, .message = std::move(message), .path = {}, .retry_after = std::chrono::seconds(5)};
+}
+
+Error lost_again() {
+  return not_elsewhere(
+      std::format("an inferencer that ran this uploaded model was lost, the second within {} minutes; it was not tried "
+                  "on another one",
+                  InferenceRouter::kSuspect.count()));
+}
+
 Error no_place(std::string message) {
   return {.code = Code::kOverloaded, .message = std::move(message), .path = {}, .retry_after = std::chrono::seconds(1)};
 }
@@ -211,18 +224,21 @@ void InferenceRouter::on_peer_lost(const Peer& peer, TimePoint now, Actions& out
   for (const auto& [attempt, request] : attempts_) {
     if (request->second.peer == peer) lost.push_back(request);
   }
+  std::erase_if(suspects_, [&](const auto& suspect) { return now - suspect.second >= kSuspect; });
+  std::set<msg::VersionKey> with_it;  // uploaded versions: suspects for the next loss, not for this one
   for (const At request : lost) {
     const RequestId id = request->first;
     take_back(request);
+    const Routed& routed = request->second.routed;
     const bool again = request->second.retried;
-    if (!trusted(request->second.routed)) {
+    if (routed.uploaded && routed.version) with_it.insert(*routed.version);
+    const bool suspect = routed.uploaded && routed.version && suspects_.contains(*routed.version);
+    if (!trusted(routed) || suspect) {
       forget(request);
-      out.push_back(Failed{id,
-                           {.code = Code::kUnavailable,
-                            .message = "the inferencer that ran this uploaded model was lost before the model had ever "
-                                       "answered; it was not tried on another one",
-                            .path = {},
-                            .retry_after = std::chrono::seconds(5)}});
+      out.push_back(Failed{id, suspect
+                                   ? lost_again()
+                                   : not_elsewhere("the inferencer that ran this uploaded model was lost before "
+                                                   "the model had ever answered; it was not tried on another one")});
       continue;
     }
     request->second.alone = request->second.routed.uploaded;
@@ -234,8 +250,26 @@ void InferenceRouter::on_peer_lost(const Peer& peer, TimePoint now, Actions& out
                    .retry_after = std::chrono::seconds(1)},
                   now, out);
   }
+  for (const msg::VersionKey& version : with_it) {
+    if (!suspects_.insert_or_assign(version, now).second) fail_suspected(version, out);
+  }
   if (workers_.count(msg::Role::kInferencer) > 0) return pump(now, out);
   patient_until_ = now + kPatience;
+}
+
+// What waits to be tried once more, after an earlier loss.
+void InferenceRouter::fail_suspected(const msg::VersionKey& version, Actions& out) {
+  const auto line = lines_.find(version);
+  if (line == lines_.end()) return;
+  std::vector<At> waiting;
+  for (const RequestId id : line->second.waiting) {
+    if (const At request = requests_.find(id); request->second.alone) waiting.push_back(request);
+  }
+  for (const At request : waiting) {
+    const RequestId id = request->first;
+    finish(request);
+    out.push_back(Failed{id, lost_again()});
+  }
 }
 
 // Nobody is left to wait for; what was sent once may still hope for a worker that restarts.

@@ -58,7 +58,9 @@ class InferenceRouter {
   // After the start, and after the last inferencer was lost, requests wait this long for one to dial.
   static constexpr std::chrono::milliseconds kPatience{2000};
   static constexpr std::size_t kMostProven = 10'000;  // uploaded versions remembered to have answered
-  static constexpr std::size_t kKeptLines = 64;       // lines that are not made anew for a version's next request
+  static constexpr std::chrono::minutes kSuspect{
+      5};                                        // an uploaded version is one, after an inferencer was lost with it
+  static constexpr std::size_t kKeptLines = 64;  // lines that are not made anew for a version's next request
 
   InferenceRouter(WorkerTable& workers, std::size_t max_queued, TimePoint start)
       : workers_(workers), max_queued_(max_queued), patient_until_(start + kPatience) {}
@@ -79,8 +81,9 @@ class InferenceRouter {
   void on_send_failed(std::uint64_t attempt, TimePoint now, Actions& out);
 
   // The peer is gone from the table, without a word, with all that it had. What cannot have been the cause is tried
-  // once more elsewhere: requests of versions made here, and, alone, of uploaded ones that have answered here before.
-  // The others fail with kUnavailable: what ended this inferencer could end the next.
+  // once more elsewhere: requests of versions made here, and, alone, of uploaded ones that have answered here before
+  // and with which no other inferencer was lost lately. The others fail with kUnavailable: what ended this inferencer
+  // could end the next.
   void on_peer_lost(const Peer& peer, TimePoint now, Actions& out);
 
   // Nobody waits for `id` any more: no outcome.
@@ -134,6 +137,7 @@ class InferenceRouter {
   void change(Line& line, Change apply);
   void enqueue(At request, bool in_front);
   void fail_waiting(Actions& out);
+  void fail_suspected(const msg::VersionKey& version, Actions& out);
   void note_proven(const Request& request);
   [[nodiscard]] bool trusted(const Routed& routed) const;
 
@@ -151,6 +155,9 @@ class InferenceRouter {
   std::set<std::pair<TimePoint, RequestId>> deadlines_;
   std::set<msg::VersionKey> proven_;       // uploaded versions that have answered
   std::deque<msg::VersionKey> proven_in_;  // the same, oldest first
+  // Uploaded versions that an inferencer had when it was lost, and when the last one was; older ones than kSuspect are
+  // forgotten at the next loss.
+  std::map<msg::VersionKey, TimePoint> suspects_;
   TimePoint patient_until_;
   std::uint64_t next_attempt_ = 1;
   std::uint64_t retries_ = 0;

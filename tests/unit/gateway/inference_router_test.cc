@@ -213,10 +213,84 @@ TEST_F(InferenceRouterTest, AnUploadedVersionThatHasAnsweredIsTriedOnceMoreAlone
   EXPECT_TRUE(second[0].alone);
   lose(second[0].peer);
   EXPECT_EQ(take<Failed>().size(), 1U);
+  EXPECT_EQ(router.retries(), 1U);
   // Another version of the model has proven nothing.
   submit_version(3, {.model = "m", .version = 2}, true);
   lose(take<SendTo>().at(0).peer);
   EXPECT_EQ(take<Failed>().size(), 1U);
+}
+
+// Each of its requests may be the one that ends an inferencer: then one ends one, not two.
+TEST_F(InferenceRouterTest, AnUploadedVersionWithWhichInferencersAreLostTakesASecondOneOnlyOnceInAWhile) {
+  for (const char* peer : {"a", "b", "c", "d", "e", "f"}) join(peer, 4);
+  const msg::VersionKey other{.model = "other", .version = 1}, made_here{.model = "here", .version = 1};
+  const auto prove = [&](std::uint64_t id, const msg::VersionKey& version) {
+    submit_version(id, version, true);
+    const auto sent = take<SendTo>().at(0);
+    ASSERT_EQ(router.on_answer(sent.peer, sent.attempt, kStart, out), RequestId{id});
+  };
+  prove(1, kVersion);
+  prove(2, other);
+
+  // All that were with the first are tried once more, however many they are.
+  std::map<RequestId, SendTo> sent;
+  Peer first;
+  while (sent.size() < 13) {
+    submit_version(10 + sent.size(), kVersion, true);
+    const SendTo one = take<SendTo>().at(0);
+    if (sent.empty()) first = one.peer;
+    sent.emplace(one.request, one);
+  }
+  const auto were_there = std::ranges::count_if(sent, [&](const auto& one) { return one.second.peer == first; });
+  ASSERT_GE(were_there, 2);
+  lose(first);
+  const auto again = take<SendTo>();
+  EXPECT_EQ(std::ssize(again), were_there);
+  EXPECT_TRUE(std::ranges::all_of(again, &SendTo::alone));
+  for (const SendTo& one : again) sent.at(one.request) = one;
+  for (const auto& [id, one] : sent) ASSERT_EQ(router.on_answer(one.peer, one.attempt, kStart, out), id);
+  out.clear();
+
+  // With the second it is not; what is not under suspicion is.
+  const auto with_one_peer = [&](std::uint64_t id, const msg::VersionKey& version, bool uploaded, Now now) {
+    router.submit(RequestId{id}, {.version = version, .uploaded = uploaded, .rows = 1, .deadline = now + 1s}, now, out);
+    lose(take<SendTo>().at(0).peer, now);
+  };
+  with_one_peer(40, kVersion, true, kStart + 1s);
+  const auto failed = take<Failed>();
+  ASSERT_EQ(failed.size(), 1U);
+  EXPECT_EQ(failed[0].error.code, Code::kUnavailable);
+  EXPECT_GT(failed[0].error.retry_after.count(), 0);
+  EXPECT_THAT(failed[0].error.message, testing::HasSubstr("second within 5 minutes"));
+  for (const auto& [version, uploaded] : {std::pair(other, true), std::pair(made_here, false)}) {
+    with_one_peer(uploaded ? 41 : 42, version, uploaded, kStart + 2s);
+    const auto tried = take<SendTo>();
+    ASSERT_EQ(tried.size(), 1U) << version.model;
+    ASSERT_TRUE(router.on_answer(tried[0].peer, tried[0].attempt, kStart + 2s, out));
+    out.clear();
+  }
+
+  // The suspicion ends.
+  join("g", 4);
+  const Now later = kStart + 1s + InferenceRouter::kSuspect;
+  with_one_peer(50, kVersion, true, later);
+  EXPECT_EQ(take<SendTo>().size(), 1U);
+}
+
+TEST_F(InferenceRouterTest, ASecondLossEndsTheWaitForASecondTryToo) {
+  for (const char* peer : {"a", "b"}) join(peer, 1);
+  submit_version(1, kVersion, true);
+  const auto proof = take<SendTo>().at(0);
+  ASSERT_EQ(router.on_answer(proof.peer, proof.attempt, kStart, out), RequestId{1});
+  submit_version(2, kVersion, true);
+  submit_version(3, kVersion, true);
+  const auto sent = take<SendTo>();
+  ASSERT_EQ(sent.size(), 2U);
+  lose(sent[0].peer);
+  EXPECT_EQ(router.queued(), 1U);
+  lose(sent[1].peer);
+  EXPECT_EQ(take<Failed>().size(), 2U);
+  EXPECT_EQ(router.open(), 0U);
 }
 
 TEST_F(InferenceRouterTest, ACrashThatWasToldIsNotTriedAgainWhatWasBesideItIs) {
@@ -371,7 +445,8 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
       ASSERT_EQ(all, router.open());
     };
     std::set<msg::VersionKey> answered;
-    std::vector<Running> with_workers;  // sent, and not answered
+    std::map<msg::VersionKey, int> losses;  // of inferencers, with uploaded versions' requests
+    std::vector<Running> with_workers;      // sent, and not answered
     std::vector<Running> running;
     std::map<std::uint64_t, int> outcomes;
     std::vector<Peer> alive;
@@ -395,6 +470,7 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
           ASSERT_EQ(sent->alone, of.lost > 0 && of.uploaded) << "alone, and only then";
           // Nothing that may have ended an inferencer reaches a second one.
           ASSERT_TRUE(of.lost == 0 || !of.uploaded || (of.version && answered.contains(*of.version)));
+          ASSERT_TRUE(of.lost == 0 || !of.uploaded || losses[*of.version] == 1) << "not after a second loss";
           with_workers.push_back({sent->peer, sent->attempt, static_cast<std::uint64_t>(sent->request)});
           if (chance(3)) {
             with_workers.pop_back();
@@ -457,9 +533,14 @@ TEST(InferenceRouterSimulation, EveryRequestHasExactlyOneOutcome) {
         const Peer peer = alive[victim];
         alive.erase(alive.begin() + static_cast<std::ptrdiff_t>(victim));
         workers.remove(peer);
+        std::set<msg::VersionKey> with_it;
         for (const Running& sent : with_workers) {
-          if (sent.peer == peer) ++asked[sent.id].lost;
+          if (sent.peer != peer) continue;
+          Asked& of = asked[sent.id];
+          ++of.lost;
+          if (of.uploaded && outcomes[sent.id] == 0) with_it.insert(*of.version);
         }
+        for (const auto& version : with_it) ++losses[version];
         std::erase_if(with_workers, [&](const Running& sent) { return sent.peer == peer; });
         router.on_peer_lost(peer, now, out);
         act();
