@@ -7,13 +7,14 @@
 namespace slipway {
 
 // Memory of CPU tensors, counted from allocation to release whatever thread releases it; start_torch installs the
-// allocator that does so. Blocks of 4 KiB and more that operator new gives (a program's lists, dictionaries and texts
-// are such) count against the limit too, while the charge lives under which they were made and not released. What
-// libraries allocate by other means (scratch of oneDNN and OpenBLAS) is not seen. Life: may end while blocks that it
-// was charged for live on. Threads: any.
+// allocator that does so. Blocks that operator new gives (a program's lists, dictionaries and texts, and what torch
+// keeps of each tensor beside its elements) count against the limit too, as what its thread makes less what it releases
+// while a charge lives, and longer if keep_rest() says so. What libraries allocate by other means (scratch of oneDNN
+// and OpenBLAS) is not seen. Life: may end while blocks that it was charged for live on. Threads: any.
 class MemoryAccount {
  public:
   static constexpr std::int64_t kNoLimit = std::int64_t{1} << 60;
+  static constexpr std::int64_t kTensorOverhead = 128;  // counted with each tensor's bytes: its block's header and gaps
 
   explicit MemoryAccount(std::int64_t limit_bytes = kNoLimit);
   ~MemoryAccount();
@@ -25,8 +26,9 @@ class MemoryAccount {
   void set_limit(std::int64_t bytes);
 
   // While it lives, what its thread allocates through torch is charged to the account; an allocation beyond the limit
-  // throws a std::bad_alloc, which operators and TorchScript pass on, the latter as another type. They may be nested:
-  // the innermost one counts.
+  // throws a std::bad_alloc, which operators and TorchScript pass on, the latter as another type. Blocks of less than
+  // 4 KiB that are no tensors only count: the next tensor or larger block is refused, or check_limit() says so. They
+  // may be nested: the innermost one counts.
   class Charge {
    public:
     explicit Charge(MemoryAccount& account);
@@ -37,12 +39,34 @@ class MemoryAccount {
     // Size of the allocation that was refused, the latest one; 0: none was.
     [[nodiscard]] std::size_t refused_bytes() const { return refused_bytes_; }
 
+    // For whoever keeps blocks beyond the charge: those that are no tensors, were made while it lived and are not
+    // released count with the account until a later charge's rest, less than nothing, takes them back. Never below 0.
+    void keep_rest();
+
    private:
     friend struct Counting;
     void* state_;
     Charge* outer_;
+    std::int64_t outer_bytes_ = 0;  // of the outer ones of the same account, when this one began
     std::int64_t other_bytes_ = 0;  // of blocks that are not tensors
     std::size_t refused_bytes_ = 0;
+  };
+
+  // Throws as a refused allocation does when this thread's charge is over its limit. For places that a program passes
+  // again and again while it makes small blocks only.
+  static void check_limit();
+
+  // While it lives, what its thread makes and releases is nobody's, whatever charge there is: for what outlives a
+  // charge whose rest is kept, and for what may not be refused.
+  class Pause {
+   public:
+    Pause();
+    ~Pause();
+    Pause(const Pause&) = delete;
+    Pause& operator=(const Pause&) = delete;
+
+   private:
+    Charge* charge_;
   };
 
  private:

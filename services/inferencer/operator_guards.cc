@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "lib/torch_runtime/memory_account.h"
 #include "services/inferencer/operator_list.h"
 
 namespace slipway::inferencer {
@@ -242,6 +243,12 @@ constexpr auto kGuards = std::to_array<Registration>({
     {"slipway::layers(Tensor input, Tensor state, Tensor[] weights, bool biased, int count, bool both_ways, bool "
      "batch_first, int gates) -> Tensor[]",
      [](Stack& stack) { check_layers(stack, false); }},
+    // With the round's number, so that it is not worked out beforehand.
+    {"slipway::room(bool more, int round) -> bool",
+     [](Stack& stack) {
+       torch::jit::drop(stack, 1);
+       MemoryAccount::check_limit();
+     }},
     {"slipway::bounded(int number, int least, int most) -> int",
      [](Stack& stack) {
        const auto most = torch::jit::pop(stack).toInt();
@@ -431,6 +438,16 @@ void replace_with_exception(Node& node) {
   node.destroy();
 }
 
+// A loop is where many small things are made, each of which alone is refused by nobody.
+void guard_loop(Node& loop) {
+  torch::jit::Block& body = *loop.blocks()[0];
+  Node* check = loop.owningGraph()->create(c10::Symbol::fromQualString("slipway::room"),
+                                           {body.outputs()[0], body.inputs()[0]}, 1);
+  check->output()->setType(c10::BoolType::get());
+  check->insertBefore(body.return_node());
+  body.replaceOutput(0, check->output());
+}
+
 Result<void> guard_block(torch::jit::Block& block) {
   for (auto at = block.nodes().begin(); at != block.nodes().end();) {
     Node* node = *at++;
@@ -455,6 +472,7 @@ Result<void> guard_block(torch::jit::Block& block) {
     for (torch::jit::Block* inner : node->blocks()) {
       if (auto good = guard_block(*inner); !good) return good;
     }
+    if (node->kind() == c10::prim::Loop) guard_loop(*node);
   }
   return {};
 }

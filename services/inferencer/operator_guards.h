@@ -1,7 +1,7 @@
 // Operators that honest models use and that still end the process, or leave their memory, for some arguments: an
 // integer division by zero, a padding below zero, a dtype that is none. Their arguments are checked as they run, so
-// that the model gets an exception instead. Operators that no check would make safe raise one in any case, and warnings
-// are left out.
+// that the model gets an exception instead. Operators that no check would make safe raise one in any case, warnings are
+// left out, and every round of a loop looks whether the run has memory left.
 #pragma once
 
 #include <torch/script.h>

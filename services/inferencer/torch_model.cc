@@ -13,6 +13,7 @@
 #include <format>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "lib/tensor/torch_tensor.h"
@@ -61,20 +62,38 @@ std::string trimmed(std::string_view text) {
   return kept;
 }
 
+// The error's texts, made again where they count for nobody: they outlive the run.
+void leave_account(Error& error) {
+  std::optional<Error> other;
+  {
+    const MemoryAccount::Pause pause;
+    other = error;
+  }
+  std::swap(error, *other);
+}
+
 // The one place where what torch throws is caught. `what` begins the message; `raised` is the code for an exception
 // that the model raises itself, `failed` for any other.
 template <class Work>
 auto guarded(std::string_view what, Code raised, Code failed, Work work) -> decltype(work()) {
   try {
-    return work();
-  } catch (const torch::jit::JITException& error) {
-    return fail(raised, std::format("{}: {}", what, trimmed(error.what())));
-  } catch (const c10::Error& error) {
-    return fail(failed, std::format("{}: {}", what, trimmed(error.what_without_backtrace())));
-  } catch (const std::exception& error) {
-    return fail(failed, std::format("{}: {}", what, trimmed(error.what())));
+    auto result = work();
+    if (!result) leave_account(result.error());
+    return result;
   } catch (...) {
-    return fail(failed, std::format("{}: an unknown exception", what));
+    // Nothing may be refused here, where it would leave the thread.
+    const MemoryAccount::Pause pause;
+    try {
+      throw;
+    } catch (const torch::jit::JITException& error) {
+      return fail(raised, std::format("{}: {}", what, trimmed(error.what())));
+    } catch (const c10::Error& error) {
+      return fail(failed, std::format("{}: {}", what, trimmed(error.what_without_backtrace())));
+    } catch (const std::exception& error) {
+      return fail(failed, std::format("{}: {}", what, trimmed(error.what())));
+    } catch (...) {
+      return fail(failed, std::format("{}: an unknown exception", what));
+    }
   }
 }
 
@@ -310,7 +329,8 @@ Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::sp
   const Code failed = has_free_dimensions(signature) ? Code::kInvalidArgument : Code::kInternal;
   const ModelLimits& limits = state_->limits;
   const std::int64_t kept = further_bytes();
-  const MemoryAccount::Charge charge(state_->account);
+  MemoryAccount::Charge charge(state_->account);
+  std::vector<Outputs> answers;
   using Ran = Result<std::vector<Outputs>>;
   auto ran = guarded("the model failed", Code::kInvalidArgument, failed, [&]() -> Ran {
     const c10::InferenceMode inference;
@@ -324,11 +344,14 @@ Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::sp
     auto tensors = in_order(signature, std::move(*named));
     if (!tensors) return std::unexpected(std::move(tensors).error());
 
-    std::vector<Outputs> answers(parts.size());
     std::vector<std::int64_t> answer_bytes(parts.size(), 0);
+    {
+      const MemoryAccount::Pause pause;
+      answers.resize(parts.size());
+    }
     for (std::size_t i = 0; i < tensors->size(); ++i) {
       const TensorSpec& wanted = signature.outputs[i];
-      at::Tensor tensor = std::move((*tensors)[i]);
+      const at::Tensor tensor = std::move((*tensors)[i]);
       const auto about = [&](const Error& error) {
         return fail(Code::kInternal, "the model's output: " + error.message);
       };
@@ -345,11 +368,13 @@ Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::sp
         if (auto good = check_answer_bytes(wanted.name, bytes, answer_bytes[p] += bytes, limits); !good)
           return std::unexpected(std::move(good).error());
       }
-      // Shared with an input, a parameter or another output: a later run could write to it.
-      if (tensor.use_count() > 1 || tensor.storage().use_count() > 1) {
-        tensor = tensor.clone(at::MemoryFormat::Contiguous);
-      }
-      auto output = from_torch(wanted.name, tensor);
+      // What is made from here on leaves with the answer: a charge of its own keeps it out of what the run leaves.
+      const MemoryAccount::Charge leaving(state_->account);
+      // Shared with an input, a parameter or another output: a later run could write to it. Copied also when what
+      // leaves must be told from what is kept.
+      const bool copy = state_->serial || tensor.use_count() > 1 || tensor.storage().use_count() > 1;
+      const at::Tensor own = copy ? tensor.clone(at::MemoryFormat::Contiguous) : tensor;
+      auto output = from_torch(wanted.name, own);
       if (!output) return about(output.error());
       if (parts.size() == 1) {
         answers[0].specs.push_back(std::move(output->spec));
@@ -366,8 +391,15 @@ Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::sp
         at += bytes;
       }
     }
-    return answers;
+    return std::move(answers);
   });
+  if (state_->serial) {
+    if (!ran) {
+      const MemoryAccount::Pause pause;
+      answers = {};
+    }
+    charge.keep_rest();
+  }
   if (!ran && charge.refused_bytes() > 0) {
     if (state_->serial && kept >= limits.run_bytes / 2) state_->spent = true;
     return fail(
@@ -380,13 +412,14 @@ Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::sp
 }
 
 Result<void> TorchModel::warm_up(const Signature& signature, std::int64_t rows) const {
-  const MemoryAccount::Charge charge(state_->account);
+  MemoryAccount::Charge charge(state_->account);
   auto warm = guarded("the model failed to warm up", Code::kInternal, Code::kInternal, [&]() -> Result<void> {
     const auto turn = state_->turn();
     auto outputs = state_->forward(trial_inputs(signature, rows, 1));
     if (!outputs) return std::unexpected(std::move(outputs).error());
     return {};
   });
+  if (state_->serial) charge.keep_rest();
   if (!warm && charge.refused_bytes() > 0) {
     return fail(Code::kTooLarge, std::format("the model wanted {} more bytes than the {} that a run may take "
                                              "(--max-run-memory-bytes) to warm up with {} rows",

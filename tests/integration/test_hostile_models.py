@@ -7,6 +7,7 @@ request comes out in another's answer.
 import concurrent.futures
 import io
 import json
+import pathlib
 import random
 import struct
 import threading
@@ -15,7 +16,7 @@ import zipfile
 
 import pytest
 
-from cluster import SANITIZER, wait_for
+from cluster import SANITIZER, measures_memory, wait_for
 from idx import sequential, small_job
 
 torch = pytest.importorskip("torch")
@@ -264,6 +265,48 @@ class Hoarder(torch.nn.Module):
         return x * len(self.items)
 
 
+class SmallHoarder(torch.nn.Module):
+    """Keeps many lists of one number each."""
+
+    def __init__(self):
+        super().__init__()
+        self.items = torch.jit.Attribute([[0]], list[list[int]])
+
+    def forward(self, x):
+        self.items.append([0])
+        if bool(x.sum() > 0):
+            for i in range(1_500_000):
+                self.items.append([i])
+        return x * len(self.items)
+
+
+class SmallLists(torch.nn.Module):
+    def forward(self, x):
+        made = [[0]]
+        if bool(x.sum() > 0):
+            for i in range(20_000_000):
+                made.append([i])
+        return x * len(made)
+
+
+class SmallTexts(torch.nn.Module):
+    def forward(self, x):
+        made = [""]
+        if bool(x.sum() > 0):
+            for i in range(20_000_000):
+                made.append(str(i))
+        return x * len(made)
+
+
+class SmallTensors(torch.nn.Module):
+    def forward(self, x):
+        made = [x]
+        if bool(x.sum() > 0):
+            for i in range(20_000_000):
+                made.append(torch.ones([1]) * i)
+        return x * len(made)
+
+
 class Flood(torch.nn.Module):
     def forward(self, x):
         n = int((x.sum() > 0).item())
@@ -310,7 +353,7 @@ def stateful():
     for kind in (Keeper, ListKeeper, Scribbler):
         for _ in range(2):
             yield kind.__name__, save(kind())
-    for kind in (Hoarder, Flood, Greedy, Big, Many, TooMany, Zero, Slow):
+    for kind in (Hoarder, Flood, Greedy, Big, Many, TooMany, Zero, Slow, SmallHoarder, SmallLists, SmallTexts, SmallTensors):
         yield kind.__name__, save(kind())
 
 
@@ -484,7 +527,7 @@ def marked(numbers):
 
 @pytest.mark.skipif(SANITIZER is not None, reason="hundreds of processes that load torch")
 def test_five_hundred_hostile_files_do_no_harm(start):
-    cluster = start("--inferencers", "2", "--inferencer-arg=--inspect-seconds=10")
+    cluster = start("--inferencers", "2", "--inferencer-arg=--inspect-seconds=10", f"--inferencer-arg=--max-run-memory-bytes={256 << 20}")
     answer = upload(cluster, "good", GOOD)
     assert answer.status_code == 201, answer.text
     wait_for(lambda: cluster.predict("good", [[1.0] * WIDTH]).status_code == 200, 30, "the good model")
@@ -532,7 +575,7 @@ def test_five_hundred_hostile_files_do_no_harm(start):
 
     kinds = {what for what, _ in accepted}
     assert {"divides by zero", "divides the least by -1", "pads", "shuffles", "a data type by value", "Keeper", "ListKeeper",
-            "Scribbler", "Hoarder", "Flood", "Greedy", "Big"} <= kinds, kinds
+            "Scribbler", "Hoarder", "Flood", "Greedy", "Big", "SmallHoarder", "SmallLists", "SmallTexts", "SmallTensors"} <= kinds, kinds
     never = {"a flatbuffer's mark", "a flatbuffer before a zip", "bytes before", "bytes between", "bytes after", "a name",
              "a deep pickle", "a foreign class", "a call", "a primitive", "brackets", "a hook", "a short storage",
              "a short tuple", "a small object for a big one", "a bool for an int", "a cast", "fresh memory", "a while",
@@ -542,3 +585,38 @@ def test_five_hundred_hostile_files_do_no_harm(start):
     assert load.answered > 100
     after = {service["pid"] for service in cluster.services("inferencer")}
     assert after == before, "an inferencer ended: " + cluster.logs()[-3000:]
+
+
+@measures_memory
+def test_small_things_are_memory_too_and_what_is_kept_of_them_has_an_end(start):
+    limit = 128 << 20
+    cluster = start("--inferencers", "1", f"--inferencer-arg=--max-run-memory-bytes={limit}")
+
+    def peak():
+        status = pathlib.Path(f"/proc/{cluster.service('inferencer')['pid']}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+    before = cluster.service("inferencer")["pid"]
+    for kind in (SmallLists, SmallTexts, SmallTensors, SmallHoarder):
+        name = kind.__name__
+        answer = upload(cluster, name, save(kind()))
+        assert answer.status_code == 201, (name, answer.text)
+        wait_for(lambda n=name: cluster.predict(n, [[0.0] * WIDTH]).status_code == 200, 30, name)
+    start_peak = peak()
+    for kind in (SmallLists, SmallTexts, SmallTensors):
+        name = kind.__name__
+        answer = cluster.predict(name, [[1.0] * WIDTH])
+        assert answer.status_code == 413 and "--max-run-memory-bytes" in answer.text, (name, answer.status_code, answer.text)
+        assert cluster.predict(name, [[0.0] * WIDTH]).status_code == 200, name
+    # What is kept is gone once it was too much, and then it begins anew.
+    refused = 0
+    for _ in range(6):
+        answer = cluster.predict("SmallHoarder", [[1.0] * WIDTH])
+        assert answer.status_code in (200, 413), answer.text
+        refused += answer.status_code == 413
+        wait_for(lambda: (a := cluster.predict("SmallHoarder", [[0.0] * WIDTH])).status_code == 200
+                 and a.json()["predictions"] is not None, 30, "an answer after what was kept has gone")
+    assert refused >= 2
+    # Twice the limit, for what runs while the last one's is not given back yet.
+    assert peak() - start_peak < 2 * limit, (start_peak >> 20, peak() >> 20)
+    assert cluster.service("inferencer")["pid"] == before
