@@ -5,10 +5,13 @@ request comes out in another's answer.
 """
 
 import concurrent.futures
+import ctypes
 import io
 import json
+import os
 import pathlib
 import random
+import signal
 import struct
 import threading
 import time
@@ -620,3 +623,79 @@ def test_small_things_are_memory_too_and_what_is_kept_of_them_has_an_end(start):
     # Twice the limit, for what runs while the last one's is not given back yet.
     assert peak() - start_peak < 2 * limit, (start_peak >> 20, peak() >> 20)
     assert cluster.service("inferencer")["pid"] == before
+
+
+class Endless(torch.nn.Module):
+    """Runs on for hours, when a number of the request says so."""
+
+    def forward(self, x):
+        y = torch.ones(16, 16)
+        if bool(x.sum() > 0):
+            for _ in range(1_000_000_000):
+                y = (y @ y) * 0.01
+        return x + y.sum() * 0
+
+
+def cpu_ticks(pid):
+    """Of each thread of a process."""
+    ticks = {}
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        try:
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ticks[pid, int(task.name)] = int(fields[11]) + int(fields[12])
+    return ticks
+
+
+@pytest.mark.skipif(SANITIZER is not None, reason="a sanitizer takes the signal")
+def test_a_model_that_crashes_its_process_is_quarantined_and_takes_nobody_with_it(start):
+    cluster = start("--inferencers", "2")
+    assert upload(cluster, "good", GOOD).status_code == 201
+    assert upload(cluster, "bad", save(Endless())).status_code == 201
+    for name in ("good", "bad"):
+        wait_for(lambda n=name: cluster.predict(n, [[0.0] * WIDTH]).status_code == 200, 30, name)
+    before = {service["pid"] for service in cluster.services("inferencer")}
+    assert len(before) == 2
+    load = Load(cluster)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            def all_ticks():
+                return {thread: ticks for pid in before for thread, ticks in cpu_ticks(pid).items()}
+
+            start_ticks = all_ticks()
+            asked = pool.submit(cluster.predict, "bad", [[1.0] * WIDTH])
+
+            # The thread that runs it is the one that is always busy: nobody else has a second of work here.
+            def running():
+                grown = {thread: ticks - start_ticks.get(thread, 0) for thread, ticks in all_ticks().items()}
+                most = sorted(grown, key=grown.get, reverse=True)
+                return grown[most[0]] > max(os.sysconf("SC_CLK_TCK"), 4 * grown[most[1]]) and most[0]
+
+            pid, thread = wait_for(running, 60, "a thread that runs the bad model")
+            assert not asked.done()
+            libc = ctypes.CDLL(None, use_errno=True)
+            assert libc.tgkill(pid, thread, signal.SIGSEGV) == 0, ctypes.get_errno()
+            answer = asked.result(60)
+        assert answer.status_code == 500 and "crashed" in answer.text, (answer.status_code, answer.text)
+
+        version = wait_for(lambda: (v := cluster.get("/api/v1/models/bad/versions/1").json()).get("quarantined") and v, 30,
+                           "the version being quarantined")
+        assert f"signal {int(signal.SIGSEGV)}" in version["quarantined"]["reason"], version
+
+        # The process comes back, and neither that one nor the other runs the file again.
+        wait_for(lambda: len(now := {s["pid"] for s in cluster.services("inferencer")} - {0}) == 2 and pid not in now, 60,
+                 "the inferencer being restarted")
+        cluster.wait_ready()
+        after = {service["pid"] for service in cluster.services("inferencer")}
+        assert before - {pid} < after, (before, pid, after)
+        for value in (0.0, 1.0) * 5:
+            answer = cluster.predict("bad", [[value] * WIDTH])
+            assert answer.status_code == 400 and "quarantined" in answer.text, (answer.status_code, answer.text)
+        answered = load.answered
+        wait_for(lambda: load.answered > answered + 20, 30, "the good model's answers")
+    finally:
+        load.stop()
+    assert load.failures == [], (len(load.failures), load.answered, load.failures[:3])
+    assert {service["pid"] for service in cluster.services("inferencer")} == after, cluster.logs()[-3000:]
+    assert "quarantined" not in cluster.get("/api/v1/models/good/versions/1").json()
