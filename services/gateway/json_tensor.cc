@@ -1,11 +1,13 @@
 #include "services/gateway/json_tensor.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <stdfloat>
 #include <utility>
 
@@ -24,8 +26,8 @@ std::unexpected<Error> not_in_range(std::size_t at, std::string_view text, DType
                           dtype_name(dtype)));
 }
 
-// One scalar at the reader's position, appended to `values`. Small whole numbers, most of what images are sent as, take
-// a path of their own: they are exact in every type.
+// One scalar at the reader's position, appended to `values`. Short numbers, most of what is sent, take a path of their
+// own: they are exact there.
 template <class T>
 class ScalarParser {
  public:
@@ -39,26 +41,40 @@ class ScalarParser {
       return {};
     }
     const std::string_view text = json.text();
-    std::size_t at = json.position();
-    if (at >= text.size()) return json.wrong("a number");
-    const bool negative = text[at] == '-';
-    if (negative) ++at;
-    const std::size_t first = at;
-    std::uint32_t value = 0;
-    while (at < text.size() && at - first < 7 && text[at] >= '0' && text[at] <= '9')
-      value = value * 10 + static_cast<std::uint32_t>(text[at++] - '0');
-    const char after = at < text.size() ? text[at] : ' ';
-    const bool plain = at > first && (text[first] != '0' || at - first == 1) &&
-                       (after == ',' || after == ']' || after == ' ' || after == '}' || after == '\n');
-    if (plain && store(negative ? -static_cast<std::int64_t>(value) : static_cast<std::int64_t>(value),
-                       negative && value == 0)) {
-      json.seek(at);
+    if (json.position() >= text.size()) return json.wrong("a number");
+    const char* const end = text.data() + text.size();
+    const char* at = text.data() + json.position();
+    ShortNumber short_number;
+    const bool is_short = short_number.read(at, end);
+    const char after = at < end ? *at : ' ';
+    const bool ends = after == ',' || after == ']' || after == ' ' || after == '}' || after == '\n';
+    if (is_short && ends && store(short_number)) {
+      json.seek(static_cast<std::size_t>(at - text.data()));
       return {};
     }
     const std::size_t begin = json.position();
     auto number = json.number();
     if (!number) return std::unexpected(std::move(number).error());
     return parse(*number, begin);
+  }
+
+  // As many short numbers, each with the comma after it, as follow each other, until `values` has `most` items: what
+  // bodies mostly consist of, without a Result for each. What is left to the general path is left where it is.
+  std::int64_t take_run(JsonReader& json, std::size_t most) {
+    if (dtype_ == DType::kB8) return 0;
+    const std::string_view text = json.text();
+    const char* const end = text.data() + text.size();
+    const char* at = text.data() + json.position();
+    const std::size_t before = values_.size();
+    ShortNumber number;
+    while (values_.size() < most) {
+      const char* next = at;
+      while (next < end && *next == ' ') ++next;
+      if (!number.read(next, end) || next == end || *next != ',' || !store(number)) break;
+      at = next + 1;
+    }
+    json.seek(static_cast<std::size_t>(at - text.data()));
+    return static_cast<std::int64_t>(values_.size() - before);
   }
 
   Result<void> parse(std::string_view number, std::size_t begin) {
@@ -118,15 +134,57 @@ class ScalarParser {
            (first < point ? static_cast<std::int64_t>(point - first) : -static_cast<std::int64_t>(first - point - 1));
   }
 
-  bool store(std::int64_t value, bool negative_zero) {
-    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
-      values_.push_back(negative_zero ? -T(0) : static_cast<T>(value));
-      return true;
-    } else if constexpr (std::is_same_v<T, std::uint16_t>) {
-      push_float(negative_zero ? -0.0F : static_cast<float>(value));
+  // A number of at most seven digits: `digits` / 10^`decimals`, both exact as floats, so that their quotient is the
+  // float nearest to the number (as is the one of doubles).
+  struct ShortNumber {
+    std::uint32_t digits = 0;
+    std::uint32_t decimals = 0;
+    bool negative = false;
+
+    // The one at `at`, which moves behind it. False: another kind of number, or none.
+    [[gnu::always_inline]] bool read(const char*& at, const char* end) {
+      constexpr std::ptrdiff_t kMost = 7;
+      const auto digit_here = [&] { return at == end ? 10U : static_cast<unsigned>(*at) - '0'; };
+      negative = at != end && *at == '-';
+      if (negative) ++at;
+      const char* const first = at;
+      std::uint32_t value = 0;
+      unsigned digit = digit_here();
+      for (; digit <= 9 && at - first < kMost; digit = digit_here()) {
+        value = value * 10 + digit;
+        ++at;
+      }
+      decimals = 0;
+      if (at == first || (*first == '0' && at - first > 1)) return false;
+      if (at != end && *at == '.') {
+        const char* const point = at++;
+        for (digit = digit_here(); digit <= 9 && at - first <= kMost; digit = digit_here()) {
+          value = value * 10 + digit;
+          ++at;
+        }
+        decimals = static_cast<std::uint32_t>(at - point - 1);
+        if (decimals == 0) return false;
+      }
+      digits = value;
+      // More digits, or an exponent: more than is looked at here.
+      return digit > 9 && (at == end || (*at != 'e' && *at != 'E'));
+    }
+  };
+
+  // False: not a value of T's.
+  bool store(const ShortNumber& number) {
+    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, std::uint16_t>) {
+      using Parsed = std::conditional_t<std::is_same_v<T, double>, double, float>;
+      constexpr std::array<Parsed, 8> kPowers{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7};
+      auto value = static_cast<Parsed>(number.digits);
+      if (number.decimals > 0) value /= kPowers[number.decimals];
+      push_float(number.negative ? -value : value);
       return true;
     } else {
-      if (value < std::numeric_limits<T>::min() || value > std::numeric_limits<T>::max()) return false;
+      const auto whole = static_cast<std::int64_t>(number.digits);
+      const std::int64_t value = number.negative ? -whole : whole;
+      if (number.decimals > 0 || value < std::numeric_limits<T>::min() || value > std::numeric_limits<T>::max())
+        return false;
       values_.push_back(static_cast<T>(value));
       return true;
     }
@@ -173,7 +231,10 @@ class NestedParser {
         if (auto taken = value(depth + 1); !taken) return taken;
         ++count;
         if (values_.size() > max_bytes_ / sizeof(T)) return too_large(max_bytes_);
-        if (json_.take(',')) continue;
+        if (json_.take(',')) {
+          if (rank_ == static_cast<std::int64_t>(depth) + 1) count += scalar_.take_run(json_, max_bytes_ / sizeof(T));
+          continue;
+        }
         if (json_.take(']')) break;
         return json_.wrong("',' or ']'");
       }

@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <random>
 
@@ -69,6 +71,40 @@ TEST(JsonTensor, HoldsIntegersToTheirRange) {
   EXPECT_FALSE(parse("[128]", DType::kI8));
   EXPECT_FALSE(parse("[9223372036854775808]", DType::kI64));
   EXPECT_FALSE(parse("[2147483648]", DType::kI32));
+}
+
+TEST(JsonTensor, ReadsShortNumbersAsTheNearestOfTheirType) {
+  std::mt19937 random(5);
+  std::vector<std::string> numbers{"0",        "-0",        "0.0",       "-0.0",    "9999999",
+                                   "0.000001", "0.0000001", "1234567.8", "16777217"};
+  for (int i = 0; i < 20'000; ++i) {
+    const std::size_t before = random() % 8;
+    std::string number = random() % 2 == 0 ? "-" : "";
+    number += before == 0 ? "0" : std::to_string(1 + random() % 9);
+    for (std::size_t d = 1; d < before; ++d) number += static_cast<char>('0' + random() % 10);
+    if (const std::size_t after = random() % 8; after > 0) {
+      number += '.';
+      for (std::size_t d = 0; d < after; ++d) number += static_cast<char>('0' + random() % 10);
+    }
+    numbers.push_back(number);
+  }
+  std::string text = "[";
+  for (const std::string& number : numbers) text += number + (random() % 8 == 0 ? " , " : ",");
+  text.back() = ']';
+  if (text[text.size() - 2] == ',') text.erase(text.size() - 2, 1);
+  const auto as_floats = parse(text, DType::kF32);
+  const auto as_doubles = parse(text, DType::kF64);
+  ASSERT_TRUE(as_floats && as_doubles) << as_floats.error_or(Error{}).message;
+  const auto floats = values<float>(*as_floats);
+  const auto doubles = values<double>(*as_doubles);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    EXPECT_EQ(std::bit_cast<std::uint32_t>(floats[i]),
+              std::bit_cast<std::uint32_t>(std::strtof(numbers[i].c_str(), nullptr)))
+        << numbers[i];
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(doubles[i]),
+              std::bit_cast<std::uint64_t>(std::strtod(numbers[i].c_str(), nullptr)))
+        << numbers[i];
+  }
 }
 
 TEST(JsonTensor, RefusesFloatsThatAreTooLargeAndRoundsTinyOnesToZero) {
