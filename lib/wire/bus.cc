@@ -230,16 +230,9 @@ struct Bus::State {
       return uninterrupted([&] { return socket.socket.send(part, flags).has_value(); });
     };
     try {
-      // What finds no room is not encoded: it may be tried a thousand times.
-      if (socket.router) {
-        if (!send(zmq::message_t(out.peer), true)) return Outbox::Sent::kNoRoom;
-      } else if (out.encoded.size() == 0) {
-        const int events = uninterrupted([&] { return socket.socket.get(zmq::sockopt::events); });
-        if ((events & ZMQ_POLLOUT) == 0) return Outbox::Sent::kNoRoom;
-      }
-      const Frame envelope = out.encoded.size() == 0 ? encode(out.envelope) : out.encoded;
+      if (socket.router && !send(zmq::message_t(out.peer), true)) return Outbox::Sent::kNoRoom;
       // Once begun a message is finished, whatever happens: else the next one would be taken for the rest of it.
-      bool whole = send(to_zmq(envelope), !out.pieces.empty());
+      bool whole = send(to_zmq(out.envelope), !out.pieces.empty());
       if (!whole && !socket.router) return Outbox::Sent::kNoRoom;
       for (std::size_t i = 0; i < out.pieces.size(); ++i) {
         whole = send(to_zmq(out.pieces[i]), i + 1 < out.pieces.size()) && whole;
@@ -274,17 +267,16 @@ struct Bus::State {
   // with it what others have on it.
   [[nodiscard]] Result<Outgoing> prepare(const std::string& peer, Message message) const {
     if (auto fits = check_payload(message.payload, payload_limits); !fits) return std::unexpected(fits.error());
-    Outgoing out{.peer = peer, .envelope = std::move(message.envelope), .encoded = {}, .pieces = {}, .bytes = 256};
+    Outgoing out{.peer = peer, .correlation = message.envelope.correlation, .envelope = {}, .pieces = {}, .bytes = 256};
     for (const Frame& frame : message.payload) out.bytes += frame.size();
-    out.envelope.payload_bytes = cut_payload(message.payload, limits.max_frame_bytes);
+    message.envelope.payload_bytes = cut_payload(message.payload, limits.max_frame_bytes);
+    auto encoded = encode(message.envelope, limits.max_frame_bytes);
+    if (!encoded) return std::unexpected(std::move(encoded).error());
+    out.envelope = std::move(*encoded);
+    out.bytes += out.envelope.size();
     out.pieces = std::move(message.payload);
-    if (auto fit = fits(out.envelope, limits.max_frame_bytes); !fit) return std::unexpected(fit.error());
-    if (out.envelope.deadline_ms > 0) {
-      out.expires = Clock::now() + std::chrono::milliseconds(out.envelope.deadline_ms);
-    } else {
-      out.encoded = encode(out.envelope);
-      out.envelope.body = msg::Nothing{};
-    }
+    out.deadline_ms = message.envelope.deadline_ms;
+    if (out.deadline_ms > 0) out.expires = Clock::now() + std::chrono::milliseconds(out.deadline_ms);
     return out;
   }
 

@@ -1,15 +1,19 @@
 #include "lib/wire/codec.h"
 
-#include <capnp/dynamic.h>
+#include <capnp/any.h>
 #include <capnp/message.h>
 #include <capnp/schema.h>
 #include <capnp/serialize.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <boost/pfr.hpp>
 #include <boost/pfr/core_name.hpp>
 #include <cstring>
+#include <stdexcept>
 #include <type_traits>
+#include <utility>
 
 #include "schema/envelope.capnp.h"
 #include "schema/records.capnp.h"
@@ -17,8 +21,11 @@
 namespace slipway {
 namespace {
 
+static_assert(std::endian::native == std::endian::little, "as the bytes of a message are");
+
 // The structs in schema/*.h have the fields of the schema's structs under the same names (snake_case there, camelCase
-// here), so one walk over the fields serves every message: names are looked up once per type, then kept.
+// here), so one walk over the fields serves every message. Where each field is in a struct's bytes is looked up in the
+// schema once; after that the walk knows no names.
 
 template <class T>
 constexpr bool is_vector = false;
@@ -31,6 +38,8 @@ constexpr bool is_id<Id<Tag>> = true;
 template <class T>
 constexpr bool is_plain_struct =
     std::is_aggregate_v<T> && !std::is_same_v<T, Digest> && !is_vector<T> && !std::is_same_v<T, std::string>;
+template <class T>
+constexpr bool is_number = std::is_arithmetic_v<T> || std::is_enum_v<T>;
 
 std::string camel_case(std::string_view snake) {
   std::string camel;
@@ -46,62 +55,153 @@ std::string camel_case(std::string_view snake) {
   return camel;
 }
 
-// The schema's fields in the order of T's members.
+// Where a struct of the schema has T's members: for a number the byte (for a bool the bit) of its data, for all else
+// the pointer.
 template <class T>
-const std::vector<capnp::StructSchema::Field>& fields_of(capnp::StructSchema schema) {
-  static const auto fields = [&] {
-    std::vector<capnp::StructSchema::Field> found;
-    for (const auto name : boost::pfr::names_as_array<T>()) found.push_back(schema.getFieldByName(camel_case(name)));
-    return found;
-  }();
-  return fields;
+struct Layout {
+  std::uint16_t data_words = 0;
+  std::uint16_t pointers = 0;
+  std::array<std::uint32_t, boost::pfr::tuple_size_v<T>> offsets{};
+
+  [[nodiscard]] std::uint64_t words() const { return std::uint64_t{data_words} + pointers; }
+};
+
+// Written once, by layouts_are_known().
+template <class T>
+Layout<T> layout;
+
+// What the schema calls T's kind, so that both can be seen to be the same.
+template <class T>
+constexpr capnp::schema::Type::Which kind_in_schema() {
+  using Kind = capnp::schema::Type;
+  if constexpr (std::is_same_v<T, std::string> || is_id<T>) return Kind::TEXT;
+  if constexpr (std::is_same_v<T, Digest>) return Kind::DATA;
+  if constexpr (is_vector<T>) return Kind::LIST;
+  if constexpr (std::is_enum_v<T>) return Kind::ENUM;
+  if constexpr (std::is_same_v<T, bool>) return Kind::BOOL;
+  if constexpr (std::is_same_v<T, float>) return Kind::FLOAT32;
+  if constexpr (std::is_same_v<T, double>) return Kind::FLOAT64;
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    constexpr bool kSigned = std::is_signed_v<T>;
+    if constexpr (sizeof(T) == 1) return kSigned ? Kind::INT8 : Kind::UINT8;
+    if constexpr (sizeof(T) == 2) return kSigned ? Kind::INT16 : Kind::UINT16;
+    if constexpr (sizeof(T) == 4) return kSigned ? Kind::INT32 : Kind::UINT32;
+    if constexpr (sizeof(T) == 8) return kSigned ? Kind::INT64 : Kind::UINT64;
+  }
+  return Kind::STRUCT;
 }
+
+// A number's bytes in a message.
+template <class T>
+constexpr std::size_t stored_bytes() {
+  return std::is_enum_v<T> ? sizeof(std::uint16_t) : sizeof(T);
+}
+
+template <class T>
+void learn(capnp::StructSchema schema);
+
+template <class T>
+void learn_member(capnp::Type type, std::string_view name) {
+  if (type.which() != kind_in_schema<T>()) {
+    throw std::logic_error(std::format("the schema's {} is of kind {}, the struct's of {}", name,
+                                       std::to_underlying(type.which()), std::to_underlying(kind_in_schema<T>())));
+  }
+  if constexpr (is_vector<T>) {
+    learn_member<typename T::value_type>(type.asList().getElementType(), name);
+  } else if constexpr (is_plain_struct<T>) {
+    learn<T>(type.asStruct());
+  }
+}
+
+template <class T, std::size_t... I>
+void learn_members(capnp::StructSchema schema, std::index_sequence<I...>) {
+  constexpr auto kNames = boost::pfr::names_as_array<T>();
+  (
+      [&] {
+        using Member = boost::pfr::tuple_element_t<I, T>;
+        const auto field = schema.getFieldByName(camel_case(kNames[I]));
+        learn_member<Member>(field.getType(), kNames[I]);
+        const std::uint32_t slot = field.getProto().getSlot().getOffset();  // in units of the field's own size
+        layout<T>.offsets[I] =
+            is_number<Member> && !std::is_same_v<Member, bool> ? slot * stored_bytes<Member>() : slot;
+      }(),
+      ...);
+}
+
+template <class T>
+void learn(capnp::StructSchema schema) {
+  const auto proto = schema.getProto().getStruct();
+  layout<T>.data_words = proto.getDataWordCount();
+  layout<T>.pointers = proto.getPointerCount();
+  learn_members<T>(schema, std::make_index_sequence<boost::pfr::tuple_size_v<T>>{});
+}
+
+// --- writing ---
 
 // Not inlined: structs within structs within fifty messages would be one function of a hundred thousand lines.
 template <class T>
-[[gnu::noinline]] void write_struct(const T& value, capnp::DynamicStruct::Builder builder);
+[[gnu::noinline]] void write_struct(const T& value, capnp::AnyStruct::Builder builder);
 
-template <class T>
-void write_element(capnp::DynamicList::Builder list, unsigned index, const T& value) {
-  if constexpr (is_plain_struct<T>) {
-    write_struct(value, list[index].as<capnp::DynamicStruct>());
-  } else if constexpr (std::is_same_v<T, std::string>) {
-    list.set(index, capnp::Text::Reader(value.c_str(), value.size()));
-  } else if constexpr (std::is_same_v<T, Digest>) {
-    list.set(index, capnp::Data::Reader(value.bytes.data(), value.bytes.size()));
+capnp::Text::Reader to_text(const std::string& text) { return {text.c_str(), text.size()}; }
+capnp::Data::Reader to_data(const Digest& digest) { return {digest.bytes.data(), digest.bytes.size()}; }
+
+template <class Item>
+void write_list(const std::vector<Item>& values, capnp::AnyPointer::Builder pointer) {
+  const auto size = static_cast<unsigned>(values.size());
+  if constexpr (is_plain_struct<Item>) {
+    auto list = pointer.initAsListOfAnyStruct(layout<Item>.data_words, layout<Item>.pointers, size);
+    for (unsigned i = 0; i < size; ++i) write_struct(values[i], list[i]);
+  } else if constexpr (std::is_same_v<Item, std::string>) {
+    auto list = pointer.initAs<capnp::List<capnp::Text>>(size);
+    for (unsigned i = 0; i < size; ++i) list.set(i, to_text(values[i]));
+  } else if constexpr (std::is_same_v<Item, Digest>) {
+    auto list = pointer.initAs<capnp::List<capnp::Data>>(size);
+    for (unsigned i = 0; i < size; ++i) list.set(i, to_data(values[i]));
   } else {
-    list.set(index, value);
+    static_assert(std::is_arithmetic_v<Item> && !std::is_same_v<Item, bool>);
+    auto list = pointer.initAs<capnp::List<Item>>(size);
+    for (unsigned i = 0; i < size; ++i) list.set(i, values[i]);
   }
 }
 
 template <class T>
-void write_field(capnp::DynamicStruct::Builder builder, capnp::StructSchema::Field field, const T& value) {
+void write_pointer(const T& value, capnp::AnyPointer::Builder pointer) {
   if constexpr (std::is_same_v<T, std::string>) {
-    if (!value.empty()) builder.set(field, capnp::Text::Reader(value.c_str(), value.size()));
+    if (!value.empty()) pointer.setAs<capnp::Text>(to_text(value));
   } else if constexpr (is_id<T>) {
-    write_field(builder, field, value.text());
+    write_pointer(value.text(), pointer);
   } else if constexpr (std::is_same_v<T, Digest>) {
-    if (!value.empty()) builder.set(field, capnp::Data::Reader(value.bytes.data(), value.bytes.size()));
-  } else if constexpr (std::is_enum_v<T>) {
-    const auto number = static_cast<std::uint16_t>(value);
-    builder.set(field, capnp::DynamicEnum(field.getType().asEnum(), number));
+    if (!value.empty()) pointer.setAs<capnp::Data>(to_data(value));
   } else if constexpr (is_vector<T>) {
-    if (value.empty()) return;
-    auto list = builder.init(field, value.size()).template as<capnp::DynamicList>();
-    for (unsigned i = 0; i < value.size(); ++i) write_element(list, i, value[i]);
-  } else if constexpr (is_plain_struct<T>) {
-    write_struct(value, builder.init(field).template as<capnp::DynamicStruct>());
+    if (!value.empty()) write_list(value, pointer);
   } else {
-    builder.set(field, value);
+    write_struct(value, pointer.initAsAnyStruct(layout<T>.data_words, layout<T>.pointers));
   }
 }
 
 template <class T>
-void write_struct(const T& value, capnp::DynamicStruct::Builder builder) {
+void write_number(T value, std::uint32_t offset, capnp::Data::Builder data) {
+  if constexpr (std::is_same_v<T, bool>) {
+    if (value) data[offset / 8] |= static_cast<kj::byte>(1U << offset % 8);
+  } else if constexpr (std::is_enum_v<T>) {
+    write_number(static_cast<std::uint16_t>(value), offset, data);
+  } else {
+    std::memcpy(data.begin() + offset, &value, sizeof value);
+  }
+}
+
+template <class T>
+void write_struct(const T& value, capnp::AnyStruct::Builder builder) {
   if constexpr (boost::pfr::tuple_size_v<T> > 0) {
-    const auto& fields = fields_of<T>(builder.getSchema());
-    boost::pfr::for_each_field(value,
-                               [&](const auto& member, std::size_t i) { write_field(builder, fields[i], member); });
+    const auto data = builder.getDataSection();
+    auto pointers = builder.getPointerSection();
+    boost::pfr::for_each_field(value, [&]<class Member>(const Member& member, std::size_t i) {
+      const std::uint32_t offset = layout<T>.offsets[i];
+      if constexpr (is_number<Member>)
+        write_number(member, offset, data);
+      else
+        write_pointer(member, pointers[offset]);
+    });
   }
 }
 
@@ -114,26 +214,16 @@ struct Count {
   void bytes(std::size_t size) { words += (size + sizeof(capnp::word) - 1) / sizeof(capnp::word); }
 };
 
-// Of a T's own data and pointers.
 template <class T>
-std::uint64_t own_words(capnp::StructSchema schema) {
-  static const std::uint64_t words = [&] {
-    const auto layout = schema.getProto().getStruct();
-    return std::uint64_t{layout.getDataWordCount()} + layout.getPointerCount();
-  }();
-  return words;
-}
-
-template <class T>
-[[gnu::noinline]] void count_struct(const T& value, capnp::StructSchema schema, Count& count);
+[[gnu::noinline]] void count_struct(const T& value, Count& count);
 
 // What `value`'s pointer points to.
 template <class T>
-void count_field(const T& value, capnp::StructSchema::Field field, Count& count) {
+void count_member(const T& value, Count& count) {
   if constexpr (std::is_same_v<T, std::string>) {
     if (!value.empty()) count.bytes(value.size() + 1);
   } else if constexpr (is_id<T>) {
-    count_field(value.text(), field, count);
+    count_member(value.text(), count);
   } else if constexpr (std::is_same_v<T, Digest>) {
     if (!value.empty()) count.bytes(value.bytes.size());
   } else if constexpr (is_vector<T>) {
@@ -141,9 +231,8 @@ void count_field(const T& value, capnp::StructSchema::Field field, Count& count)
     if (value.empty()) return;
     count.longest_list = std::max(count.longest_list, value.size());
     if constexpr (is_plain_struct<Item>) {
-      const auto schema = field.getType().asList().getStructElementType();
-      count.words += 1 + value.size() * own_words<Item>(schema);
-      for (const Item& item : value) count_struct(item, schema, count);
+      count.words += 1 + value.size() * layout<Item>.words();
+      for (const Item& item : value) count_struct(item, count);
     } else if constexpr (std::is_same_v<Item, std::string>) {
       count.words += value.size();
       for (const Item& item : value) count.bytes(item.size() + 1);
@@ -151,22 +240,18 @@ void count_field(const T& value, capnp::StructSchema::Field field, Count& count)
       count.words += value.size();
       for (const Item& item : value) count.bytes(item.bytes.size());
     } else {
-      static_assert(std::is_arithmetic_v<Item> && !std::is_same_v<Item, bool>);
       count.bytes(value.size() * sizeof(Item));
     }
   } else if constexpr (is_plain_struct<T>) {
-    const auto schema = field.getType().asStruct();
-    count.words += own_words<T>(schema);
-    count_struct(value, schema, count);
+    count.words += layout<T>.words();
+    count_struct(value, count);
   }
 }
 
 template <class T>
-void count_struct(const T& value, capnp::StructSchema schema, Count& count) {
+void count_struct(const T& value, Count& count) {
   if constexpr (boost::pfr::tuple_size_v<T> > 0) {
-    const auto& fields = fields_of<T>(schema);
-    boost::pfr::for_each_field(value,
-                               [&](const auto& member, std::size_t i) { count_field(member, fields[i], count); });
+    boost::pfr::for_each_field(value, [&](const auto& member) { count_member(member, count); });
   }
 }
 
@@ -177,95 +262,158 @@ struct Malformed {
 };
 
 template <class T>
-[[gnu::noinline]] void read_struct(capnp::DynamicStruct::Reader reader, T& value);
+[[gnu::noinline]] void read_struct(capnp::AnyStruct::Reader reader, T& value);
 
-Digest read_digest(capnp::Data::Reader data) {
-  Digest digest;
-  if (data.size() == 0) return digest;
+void read_digest(capnp::Data::Reader data, Digest& digest) {
+  if (data.size() == 0) return;
   if (data.size() != digest.bytes.size()) throw Malformed{"a digest that is not 32 bytes long"};
   std::copy(data.begin(), data.end(), digest.bytes.begin());
-  return digest;
 }
 
-template <class T>
-void read_element(capnp::DynamicValue::Reader element, T& value) {
-  if constexpr (is_plain_struct<T>) {
-    read_struct(element.as<capnp::DynamicStruct>(), value);
-  } else if constexpr (std::is_same_v<T, std::string>) {
-    const auto text = element.as<capnp::Text>();
-    value.assign(text.begin(), text.size());
-  } else if constexpr (std::is_same_v<T, Digest>) {
-    value = read_digest(element.as<capnp::Data>());
+void check_list(std::size_t size) {
+  // A list of empty structs takes no bytes in the message but plenty here.
+  if (size > kMaxListItems) throw Malformed{std::format("a list of {} items", size)};
+}
+
+template <class Item>
+void read_list(capnp::AnyPointer::Reader pointer, std::vector<Item>& values) {
+  const auto fill = [&](const auto& list, auto read) {
+    check_list(list.size());
+    values.resize(list.size());
+    for (unsigned i = 0; i < list.size(); ++i) read(list[i], values[i]);
+  };
+  if constexpr (is_plain_struct<Item>) {
+    const auto list = pointer.getAs<capnp::AnyList>();
+    if (list.getElementSize() == capnp::ElementSize::BIT) throw Malformed{"a list of bits where structs are wanted"};
+    fill(list.as<capnp::List<capnp::AnyStruct>>(),
+         [](capnp::AnyStruct::Reader item, Item& value) { read_struct(item, value); });
+  } else if constexpr (std::is_same_v<Item, std::string>) {
+    fill(pointer.getAs<capnp::List<capnp::Text>>(),
+         [](capnp::Text::Reader item, Item& value) { value.assign(item.begin(), item.size()); });
+  } else if constexpr (std::is_same_v<Item, Digest>) {
+    fill(pointer.getAs<capnp::List<capnp::Data>>(), read_digest);
   } else {
-    value = element.as<T>();
+    fill(pointer.getAs<capnp::List<Item>>(), [](Item item, Item& value) { value = item; });
   }
 }
 
 template <class T>
-void read_field(capnp::DynamicStruct::Reader reader, capnp::StructSchema::Field field, T& value) {
+void read_pointer(capnp::AnyPointer::Reader pointer, T& value) {
   if constexpr (std::is_same_v<T, std::string>) {
-    const auto text = reader.get(field).as<capnp::Text>();
+    const auto text = pointer.getAs<capnp::Text>();
     value.assign(text.begin(), text.size());
   } else if constexpr (is_id<T>) {
     std::string text;
-    read_field(reader, field, text);
+    read_pointer(pointer, text);
     value = T(std::move(text));
   } else if constexpr (std::is_same_v<T, Digest>) {
-    value = read_digest(reader.get(field).as<capnp::Data>());
-  } else if constexpr (std::is_enum_v<T>) {
-    value = static_cast<T>(reader.get(field).as<capnp::DynamicEnum>().getRaw());
+    read_digest(pointer.getAs<capnp::Data>(), value);
   } else if constexpr (is_vector<T>) {
-    const auto list = reader.get(field).as<capnp::DynamicList>();
-    // A list of empty structs takes no bytes in the message but plenty here.
-    if (list.size() > kMaxListItems) throw Malformed{std::format("a list of {} items", list.size())};
-    value.resize(list.size());
-    for (unsigned i = 0; i < list.size(); ++i) read_element(list[i], value[i]);
-  } else if constexpr (is_plain_struct<T>) {
-    read_struct(reader.get(field).as<capnp::DynamicStruct>(), value);
+    read_list(pointer, value);
   } else {
-    value = reader.get(field).as<T>();
+    read_struct(pointer.getAs<capnp::AnyStruct>(), value);
+  }
+}
+
+// What an older release has not written is 0.
+template <class T>
+void read_number(capnp::Data::Reader data, std::uint32_t offset, T& value) {
+  if constexpr (std::is_same_v<T, bool>) {
+    value = offset / 8 < data.size() && (data[offset / 8] >> offset % 8 & 1) != 0;
+  } else if constexpr (std::is_enum_v<T>) {
+    std::uint16_t number = 0;
+    read_number(data, offset, number);
+    value = static_cast<T>(number);
+  } else {
+    value = T();
+    if (offset + sizeof value <= data.size()) std::memcpy(&value, data.begin() + offset, sizeof value);
   }
 }
 
 template <class T>
-void read_struct(capnp::DynamicStruct::Reader reader, T& value) {
+void read_struct(capnp::AnyStruct::Reader reader, T& value) {
   if constexpr (boost::pfr::tuple_size_v<T> > 0) {
-    const auto& fields = fields_of<T>(reader.getSchema());
-    boost::pfr::for_each_field(value, [&](auto& member, std::size_t i) { read_field(reader, fields[i], member); });
+    const auto data = reader.getDataSection();
+    const auto pointers = reader.getPointerSection();
+    boost::pfr::for_each_field(value, [&]<class Member>(Member& member, std::size_t i) {
+      const std::uint32_t offset = layout<T>.offsets[i];
+      if constexpr (is_number<Member>) {
+        read_number(data, offset, member);
+      } else {
+        read_pointer(offset < pointers.size() ? pointers[offset] : capnp::AnyPointer::Reader(), member);
+      }
+    });
   }
 }
 
 // --- the envelope's union ---
 
+constexpr std::size_t kKindCount = std::variant_size_v<msg::Body>;
+
+// Of the envelope: where its kinds are, in the order of `Body`.
+struct KindSlot {
+  std::uint16_t tag = 0;
+  std::uint32_t pointer = 0;
+};
+struct EnvelopeLayout {
+  std::array<KindSlot, kKindCount> kinds{};
+  std::vector<std::size_t> by_tag;
+  std::size_t tag_bytes_at = 0;
+  std::size_t deadline_bytes_at = 0;
+  std::uint64_t words = 0;
+};
+EnvelopeLayout envelope_layout;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables): as layout<T>
+
+template <std::size_t... I>
+void learn_kinds(std::index_sequence<I...>) {
+  const auto schema = capnp::Schema::from<schema::Envelope>();
+  const auto proto = schema.getProto().getStruct();
+  const auto fields = schema.getUnionFields();  // in the schema's order, which is that of `Body`
+  if (fields.size() != kKindCount) throw std::logic_error("the schema has other kinds of messages than msg::Body");
+  envelope_layout.words = std::uint64_t{proto.getDataWordCount()} + proto.getPointerCount();
+  envelope_layout.tag_bytes_at = proto.getDiscriminantOffset() * sizeof(std::uint16_t);
+  envelope_layout.deadline_bytes_at =
+      schema.getFieldByName("deadlineMs").getProto().getSlot().getOffset() * sizeof(std::uint32_t);
+  envelope_layout.by_tag.resize(fields.size());
+  (
+      [&] {
+        using Kind = std::variant_alternative_t<I, msg::Body>;
+        const auto field = fields[I];
+        KindSlot& slot = envelope_layout.kinds[I];
+        slot.tag = field.getProto().getDiscriminantValue();
+        slot.pointer = field.getProto().getSlot().getOffset();
+        envelope_layout.by_tag.at(slot.tag) = I;
+        if constexpr (boost::pfr::tuple_size_v<Kind> != 0) learn_member<Kind>(field.getType(), "message");
+      }(),
+      ...);
+}
+
 template <std::size_t I>
-void write_body(const msg::Body& body, capnp::DynamicStruct::Builder envelope) {
-  const auto field = envelope.getSchema().getUnionFields()[I];
-  if constexpr (boost::pfr::tuple_size_v<std::variant_alternative_t<I, msg::Body>> == 0) {
-    envelope.set(field, capnp::Void{});
-  } else {
-    write_struct(std::get<I>(body), envelope.init(field).as<capnp::DynamicStruct>());
+void write_body(const msg::Body& body, capnp::AnyStruct::Builder envelope) {
+  const KindSlot& slot = envelope_layout.kinds[I];
+  std::memcpy(envelope.getDataSection().begin() + envelope_layout.tag_bytes_at, &slot.tag, sizeof slot.tag);
+  if constexpr (boost::pfr::tuple_size_v<std::variant_alternative_t<I, msg::Body>> != 0) {
+    write_pointer(std::get<I>(body), envelope.getPointerSection()[slot.pointer]);
   }
 }
 
 template <std::size_t I>
-void read_body(capnp::DynamicStruct::Reader envelope, msg::Body& body) {
+void read_body(capnp::AnyStruct::Reader envelope, msg::Body& body) {
   auto& alternative = body.emplace<I>();
   if constexpr (boost::pfr::tuple_size_v<std::variant_alternative_t<I, msg::Body>> != 0) {
-    const auto field = envelope.getSchema().getUnionFields()[I];
-    read_struct(envelope.get(field).as<capnp::DynamicStruct>(), alternative);
+    const auto pointers = envelope.getPointerSection();
+    const auto at = envelope_layout.kinds[I].pointer;
+    if (at < pointers.size()) read_pointer(pointers[at], alternative);
   }
 }
 
 template <std::size_t I>
 void count_body(const msg::Body& body, Count& count) {
   using Kind = std::variant_alternative_t<I, msg::Body>;
-  if constexpr (boost::pfr::tuple_size_v<Kind> != 0) {
-    static const auto field = capnp::Schema::from<schema::Envelope>().getUnionFields()[I];
-    count_field(std::get<I>(body), field, count);
-  }
+  if constexpr (boost::pfr::tuple_size_v<Kind> != 0) count_member(std::get<I>(body), count);
 }
 
-constexpr auto kKinds = std::make_index_sequence<std::variant_size_v<msg::Body>>{};
+constexpr auto kKinds = std::make_index_sequence<kKindCount>{};
 
 constexpr auto kWriters = []<std::size_t... I>(std::index_sequence<I...>) {
   return std::array{&write_body<I>...};
@@ -277,17 +425,45 @@ constexpr auto kReaders = []<std::size_t... I>(std::index_sequence<I...>) {
   return std::array{&read_body<I>...};
 }(kKinds);
 
-// Position in getUnionFields(), which is the schema's code order, of the field that is set.
-std::size_t kind_of(schema::Envelope::Reader envelope) {
-  static const auto positions = [] {
-    std::vector<std::size_t> by_tag;
-    const auto fields = capnp::Schema::from<schema::Envelope>().getUnionFields();
-    by_tag.resize(fields.size(), 0);
-    for (unsigned i = 0; i < fields.size(); ++i) by_tag[fields[i].getProto().getDiscriminantValue()] = i;
-    return by_tag;
+template <class T>
+struct RecordSchema;
+template <>
+struct RecordSchema<Dataset> : std::type_identity<schema::Dataset> {};
+template <>
+struct RecordSchema<Job> : std::type_identity<schema::Job> {};
+template <>
+struct RecordSchema<JobEvent> : std::type_identity<schema::JobEvent> {};
+template <>
+struct RecordSchema<Checkpoint> : std::type_identity<schema::Checkpoint> {};
+template <>
+struct RecordSchema<Lease> : std::type_identity<schema::Lease> {};
+template <>
+struct RecordSchema<Version> : std::type_identity<schema::Version> {};
+template <>
+struct RecordSchema<Model> : std::type_identity<schema::Model> {};
+template <>
+struct RecordSchema<Alias> : std::type_identity<schema::Alias> {};
+template <>
+struct RecordSchema<AliasMove> : std::type_identity<schema::AliasMove> {};
+template <>
+struct RecordSchema<Quarantine> : std::type_identity<schema::Quarantine> {};
+template <>
+struct RecordSchema<StoredFile> : std::type_identity<schema::StoredFile> {};
+
+template <class... T>
+void learn_records() {
+  (learn<T>(capnp::Schema::from<typename RecordSchema<T>::type>()), ...);
+}
+
+// Before anything else here: fills every layout.
+void layouts_are_known() {
+  static const bool known = [] {
+    learn_kinds(kKinds);
+    learn_records<Dataset, Job, JobEvent, Checkpoint, Lease, Version, Model, Alias, AliasMove, Quarantine,
+                  StoredFile>();
+    return true;
   }();
-  const auto tag = static_cast<std::size_t>(envelope.which());
-  return tag < positions.size() ? positions[tag] : 0;
+  static_cast<void>(known);
 }
 
 // --- frames ---
@@ -356,7 +532,8 @@ Result<void> check(const Count& count, std::string_view what, std::size_t max_by
 
 Count count_of(const msg::Envelope& envelope) {
   Count count{.words = 1, .longest_list = 0};  // the pointer to the root
-  count.words += own_words<msg::Envelope>(capnp::Schema::from<schema::Envelope>());
+  layouts_are_known();
+  count.words += envelope_layout.words;
   if (!envelope.request_id.empty()) count.bytes(envelope.request_id.size() + 1);
   if (!envelope.secret.empty()) count.bytes(envelope.secret.size() + 1);
   count.longest_list = envelope.payload_bytes.size();
@@ -365,45 +542,7 @@ Count count_of(const msg::Envelope& envelope) {
   return count;
 }
 
-capnp::Text::Reader to_text(const std::string& text) { return {text.c_str(), text.size()}; }
-
-template <class T>
-struct RecordSchema;
-template <>
-struct RecordSchema<Dataset> : std::type_identity<schema::Dataset> {};
-template <>
-struct RecordSchema<Job> : std::type_identity<schema::Job> {};
-template <>
-struct RecordSchema<JobEvent> : std::type_identity<schema::JobEvent> {};
-template <>
-struct RecordSchema<Checkpoint> : std::type_identity<schema::Checkpoint> {};
-template <>
-struct RecordSchema<Lease> : std::type_identity<schema::Lease> {};
-template <>
-struct RecordSchema<Version> : std::type_identity<schema::Version> {};
-template <>
-struct RecordSchema<Model> : std::type_identity<schema::Model> {};
-template <>
-struct RecordSchema<Alias> : std::type_identity<schema::Alias> {};
-template <>
-struct RecordSchema<AliasMove> : std::type_identity<schema::AliasMove> {};
-template <>
-struct RecordSchema<Quarantine> : std::type_identity<schema::Quarantine> {};
-template <>
-struct RecordSchema<StoredFile> : std::type_identity<schema::StoredFile> {};
-
-template <class T>
-Count count_of_record(const T& record) {
-  const auto schema = capnp::Schema::from<typename RecordSchema<T>::type>();
-  Count count{.words = 1 + own_words<T>(schema), .longest_list = 0};
-  count_struct(record, schema, count);
-  return count;
-}
-
-}  // namespace
-
-Frame encode(const msg::Envelope& envelope) {
-  const Count count = count_of(envelope);
+Frame write_envelope(const msg::Envelope& envelope, const Count& count) {
   std::vector<std::uint64_t> words(1 + count.words);
   write_message<schema::Envelope>(count, words.data(), [&](schema::Envelope::Builder root) {
     root.setProtocol(kProtocol);
@@ -415,8 +554,34 @@ Frame encode(const msg::Envelope& envelope) {
       auto sizes = root.initPayloadBytes(static_cast<unsigned>(envelope.payload_bytes.size()));
       for (unsigned i = 0; i < sizes.size(); ++i) sizes.set(i, envelope.payload_bytes[i]);
     }
-    kWriters[envelope.body.index()](envelope.body, root);
+    kWriters[envelope.body.index()](envelope.body, capnp::toAny(root));
   });
+  return Frame::of(std::move(words));
+}
+
+template <class T>
+Count count_of_record(const T& record) {
+  layouts_are_known();
+  Count count{.words = 1 + layout<T>.words(), .longest_list = 0};
+  count_struct(record, count);
+  return count;
+}
+
+}  // namespace
+
+Frame encode(const msg::Envelope& envelope) { return write_envelope(envelope, count_of(envelope)); }
+
+Result<Frame> encode(const msg::Envelope& envelope, std::size_t max_bytes) {
+  const Count count = count_of(envelope);
+  if (auto fits = check(count, "an envelope", max_bytes); !fits) return std::unexpected(std::move(fits).error());
+  return write_envelope(envelope, count);
+}
+
+Frame with_deadline(const Frame& encoded, std::uint32_t deadline_ms) {
+  std::vector<std::uint64_t> words(encoded.size() / sizeof(std::uint64_t));
+  std::memcpy(words.data(), encoded.data(), encoded.size());
+  std::memcpy(reinterpret_cast<std::byte*>(words.data()) + 2 * sizeof(capnp::word) + envelope_layout.deadline_bytes_at,
+              &deadline_ms, sizeof deadline_ms);
   return Frame::of(std::move(words));
 }
 
@@ -446,7 +611,11 @@ Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
         const auto sizes = root.getPayloadBytes();
         if (sizes.size() > kMaxListItems) throw Malformed{std::format("a list of {} items", sizes.size())};
         for (const std::uint64_t size : sizes) envelope.payload_bytes.push_back(size);
-        kReaders[kind_of(root)](root, envelope.body);
+        layouts_are_known();
+        const auto tag = static_cast<std::size_t>(root.which());
+        // A kind that this release does not know is nothing.
+        const std::size_t kind = tag < envelope_layout.by_tag.size() ? envelope_layout.by_tag[tag] : 0;
+        kReaders[kind](capnp::toAny(root), envelope.body);
         return envelope;
       });
 }
@@ -464,7 +633,7 @@ std::string encode_record(const T& record) {
   const Count count = count_of_record(record);
   std::string bytes(message_bytes(count), '\0');  // from the heap, and so aligned
   write_message<typename RecordSchema<T>::type>(count, bytes.data(),
-                                                [&](auto root) { write_struct(record, std::move(root)); });
+                                                [&](auto root) { write_struct(record, capnp::toAny(root)); });
   return bytes;
 }
 
@@ -483,7 +652,8 @@ Result<T> decode_record(std::span<const std::byte> bytes) {
   using Root = typename RecordSchema<T>::type;
   return with_root<Root>(bytes, Code::kDataLoss, [](typename Root::Reader root) -> Result<T> {
     T record;
-    read_struct(capnp::DynamicStruct::Reader(root), record);
+    layouts_are_known();
+    read_struct(capnp::toAny(root), record);
     return record;
   });
 }

@@ -25,6 +25,12 @@ struct Message {
 // Always one segment, of a size counted beforehand. What does not `fit` is encoded too, and refused by the reader.
 [[nodiscard]] Frame encode(const msg::Envelope& envelope);
 
+// The same of what fits. Errors: those of fits().
+[[nodiscard]] Result<Frame> encode(const msg::Envelope& envelope, std::size_t max_bytes);
+
+// What encode() made, with another `deadline_ms`.
+[[nodiscard]] Frame with_deadline(const Frame& encoded, std::uint32_t deadline_ms);
+
 // Bytes that encode() would make. Does not encode.
 [[nodiscard]] std::size_t encoded_bytes(const msg::Envelope& envelope);
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lib/wire/codec.h"
+
 namespace slipway {
 
 Outbox::Outbox(Limits limits, TrySend try_send, Gone gone)
@@ -11,7 +13,10 @@ bool Outbox::in_time(Outgoing& message, TimePoint now) {
   if (!message.expires) return true;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(*message.expires - now).count();
   if (left <= 0) return false;
-  message.envelope.deadline_ms = static_cast<std::uint32_t>(left);
+  if (left < message.deadline_ms) {
+    message.deadline_ms = static_cast<std::uint32_t>(left);
+    message.envelope = with_deadline(message.envelope, message.deadline_ms);
+  }
   return true;
 }
 
@@ -41,7 +46,7 @@ std::vector<std::uint64_t> Outbox::correlations(const std::string& peer) const {
   std::vector<std::uint64_t> all;
   const auto found = waiting_.find(peer);
   if (found == waiting_.end()) return all;
-  for (const Outgoing& message : found->second.messages) all.push_back(message.envelope.correlation);
+  for (const Outgoing& message : found->second.messages) all.push_back(message.correlation);
   std::ranges::sort(all);
   return all;
 }

@@ -13,16 +13,16 @@
 
 #include "lib/base/error.h"
 #include "lib/wire/frame.h"
-#include "schema/messages.h"
 
 namespace slipway {
 
 // A message on its way out.
 struct Outgoing {
   std::string peer;  // of a router; a dealer's is ""
-  msg::Envelope envelope{.request_id = {}, .body = {}};
-  Frame encoded;              // of the envelope; empty: it has a deadline to count down, and is encoded when it is sent
-  std::vector<Frame> pieces;  // of the payload
+  std::uint64_t correlation = 0;
+  Frame envelope;                 // encoded
+  std::vector<Frame> pieces;      // of the payload
+  std::uint32_t deadline_ms = 0;  // as the envelope has it; 0: none
   std::optional<std::chrono::steady_clock::time_point> expires{};
   std::size_t bytes = 0;  // that it holds, about
 };
@@ -39,7 +39,7 @@ class Outbox {
 
   enum class Sent : std::uint8_t { kYes, kNoRoom, kGone };
 
-  // `try_send` writes the message at once and whole, or does not begin; its `deadline_ms` is what is left.
+  // `try_send` writes the message at once and whole, or does not begin; its `deadlineMs` is what is left.
   // `gone` is told the peer of each waiting message that found it gone.
   using TrySend = std::function<Sent(Outgoing&)>;
   using Gone = std::function<void(const std::string& peer)>;

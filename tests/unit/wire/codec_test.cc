@@ -1,5 +1,6 @@
 #include "lib/wire/codec.h"
 
+#include <capnp/any.h>
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 #include <gtest/gtest.h>
@@ -216,6 +217,65 @@ TEST(Codec, ReadsARecordOfUpTo512Segments) {
     ASSERT_TRUE(back) << chunks << ": " << back.error().message;
     EXPECT_EQ(back->chunks, std::vector<Digest>(chunks, digest_of(7)));
   }
+}
+
+// The schema's own generated code reads what is written here, and the other way round.
+TEST(Codec, WritesAndReadsWhatTheSchemaSays) {
+  Dataset dataset;
+  dataset.name = "boston";
+  dataset.dtype = DType::kI64;
+  dataset.row_shape = {13, -1};
+  dataset.columns = {{"crim", false, 0.25, 88.5, false, {}}, {"kind", true, 0, 0, true, {"a", "", "c"}}};
+  dataset.files = {{"boston.csv", 1ULL << 40, digest_of(4), {digest_of(5), digest_of(6)}}};
+  const std::string bytes = encode_record(dataset);
+  std::vector<capnp::word> words(bytes.size() / sizeof(capnp::word));
+  std::memcpy(words.data(), bytes.data(), bytes.size());
+  capnp::FlatArrayMessageReader reader(kj::arrayPtr(words.data(), words.size()));
+  const auto read = reader.getRoot<schema::Dataset>();
+  EXPECT_EQ(std::string_view(read.getName().cStr()), "boston");
+  EXPECT_EQ(static_cast<int>(read.getDtype()), static_cast<int>(DType::kI64));
+  EXPECT_EQ(read.getRowShape()[1], -1);
+  EXPECT_EQ(read.getColumns()[0].getMin(), 0.25);
+  EXPECT_FALSE(read.getColumns()[0].getText());
+  EXPECT_TRUE(read.getColumns()[1].getText());
+  EXPECT_EQ(std::string_view(read.getColumns()[1].getCategories()[2].cStr()), "c");
+  EXPECT_EQ(read.getFiles()[0].getSizeBytes(), 1ULL << 40);
+  EXPECT_EQ(read.getFiles()[0].getChunks()[1].size(), 32U);
+
+  capnp::MallocMessageBuilder builder;
+  builder.setRoot(read);
+  const auto copied = capnp::messageToFlatArray(builder);
+  const auto back = decode_record<Dataset>(std::as_bytes(std::span(copied.begin(), copied.size())));
+  ASSERT_TRUE(back) << back.error().message;
+  EXPECT_EQ(*back, dataset);
+}
+
+TEST(Codec, ChangesTheDeadlineOfAnEncodedEnvelope) {
+  const msg::Envelope envelope{
+      .correlation = 5, .deadline_ms = 9'000, .request_id = "r", .body = msg::GetJob{JobId("job-1")}};
+  const auto changed = decode(with_deadline(encode(envelope), 17).bytes());
+  ASSERT_TRUE(changed) << changed.error().message;
+  EXPECT_EQ(changed->deadline_ms, 17U);
+  EXPECT_EQ(changed->correlation, 5U);
+  EXPECT_EQ(changed->request_id, "r");
+  EXPECT_EQ(std::get<msg::GetJob>(changed->body).id, JobId("job-1"));
+}
+
+// Lists that other kinds of elements were written to where structs are wanted.
+TEST(Codec, RefusesOrReadsListsOfAnotherKind) {
+  const auto with_list = [](auto fill) {
+    capnp::MallocMessageBuilder builder;
+    auto root = capnp::toAny(builder.initRoot<schema::Dataset>());
+    auto pointers = root.getPointerSection();
+    for (unsigned i = 0; i < pointers.size(); ++i) fill(pointers[i]);
+    const auto words = capnp::messageToFlatArray(builder);
+    return decode_record<Dataset>(std::as_bytes(std::span(words.begin(), words.size())));
+  };
+  EXPECT_FALSE(with_list([](auto pointer) { pointer.template initAs<capnp::List<bool>>(100); }));
+  EXPECT_FALSE(with_list([](auto pointer) { pointer.template initAs<capnp::List<capnp::Void>>(1U << 28); }));
+  (void)with_list([](auto pointer) { pointer.template initAs<capnp::List<std::uint8_t>>(100); });
+  (void)with_list([](auto pointer) { pointer.template initAs<capnp::List<std::uint64_t>>(100); });
+  (void)with_list([](auto pointer) { pointer.template initAs<capnp::List<capnp::Text>>(100); });
 }
 
 TEST(Codec, KeepsAnEnumeratorOfALaterRelease) {

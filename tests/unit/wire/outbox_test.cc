@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "lib/wire/codec.h"
+
 namespace slipway {
 namespace {
 
@@ -19,8 +21,9 @@ class OutboxTest : public testing::Test {
               const Sent outcome = next.contains(message.peer) ? next[message.peer] : Sent::kYes;
               ++tried;
               if (outcome == Sent::kYes) {
-                sent.push_back(message.peer + std::to_string(message.envelope.correlation));
-                left_ms = message.envelope.deadline_ms;
+                const auto envelope = decode(message.envelope.bytes()).value();
+                sent.push_back(message.peer + std::to_string(envelope.correlation));
+                left_ms = envelope.deadline_ms;
               }
               return outcome;
             },
@@ -28,8 +31,13 @@ class OutboxTest : public testing::Test {
 
   static Outgoing message(const std::string& peer, std::uint64_t number, std::size_t bytes = 1,
                           std::optional<std::chrono::milliseconds> lasts = {}) {
-    Outgoing out{.peer = peer, .encoded = {}, .pieces = {}, .bytes = bytes};
-    out.envelope.correlation = number;
+    const auto deadline_ms = static_cast<std::uint32_t>(lasts.value_or(std::chrono::milliseconds(0)).count());
+    Outgoing out{.peer = peer,
+                 .correlation = number,
+                 .envelope = encode({.correlation = number, .deadline_ms = deadline_ms, .request_id = {}, .body = {}}),
+                 .pieces = {},
+                 .deadline_ms = deadline_ms,
+                 .bytes = bytes};
     if (lasts) out.expires = kStart + *lasts;
     return out;
   }
