@@ -92,7 +92,6 @@ HttpConnection::HttpConnection(Stream stream, ConnectionShared& shared, Connecti
 
 HttpConnection::~HttpConnection() {
   leave_idle();
-  release_buffered();
   metrics().connection_buffers.Decrement(static_cast<double>(counted_bytes_));
 }
 
@@ -286,8 +285,12 @@ Task<bool> HttpConnection::serve_one() {
 
   auto match = shared_.routes.find(request.method, request.path);
   const Dialect dialect = match.route != nullptr ? match.route->dialect : dialect_of(request.path);
-  Call call{
-      .request = std::move(request), .params = std::move(match.params), .body = {}, .reader = this, .client = this};
+  Call call{.request = std::move(request),
+            .params = std::move(match.params),
+            .body = {},
+            .reader = this,
+            .client = this,
+            .memory = MemoryShare(shared_.memory)};
   const bool met = expectation.empty() || expects_continue_ || old;
   Response response = co_await answer(call, match, dialect, met);
   unwatch();
@@ -297,9 +300,12 @@ Task<bool> HttpConnection::serve_one() {
   keep = keep && !unread && !body_broken_ && !response.close && !closing_ && !shared_.draining;
   call.body = std::string();
   part_.reset();
-  release_buffered();
+  // The answer alone is left, until the client has it.
+  call.memory.keep(response.body.size());
   const bool sent = co_await send(response, call.request, keep);
   unwatch();
+  response.body = std::string();
+  call.memory.keep(0);
   const std::chrono::duration<double> took = Clock::now() - started;
   if (match.route != nullptr) {
     match.route->metrics->seconds->Observe(took.count());
@@ -369,7 +375,7 @@ Task<Response> HttpConnection::handle(Call& call, const Route& route) {
   }
   try {
     if (route.body != BodyPolicy::kStream) {
-      auto read = co_await read_whole_body(call.body);
+      auto read = co_await read_whole_body(call);
       if (!read) {
         const int status =
             read.error().code == Code::kDeadlineExceeded ? 408 : status_of(read.error().code, route.dialect);
@@ -387,8 +393,9 @@ Task<Response> HttpConnection::handle(Call& call, const Route& route) {
       route.dialect, call.request);
 }
 
-// Straight from the connection's buffer into `body`.
-Task<Result<void>> HttpConnection::read_whole_body(std::string& body) {
+// Straight from the connection's buffer into the call's `body`.
+Task<Result<void>> HttpConnection::read_whole_body(Call& call) {
+  std::string& body = call.body;
   const auto length = parser_->content_length();
   if (length) body.reserve(*length);
   std::size_t size = 0;
@@ -402,17 +409,10 @@ Task<Result<void>> HttpConnection::read_whole_body(std::string& body) {
       co_return std::unexpected(got.error());
     }
     if (*got == 0) co_return Result<void>();
-    if (shared_.buffered_bytes.fetch_add(*got) + *got > shared_.settings.max_buffered_bytes) {
-      shared_.buffered_bytes -= *got;
-      co_return fail(Code::kOverloaded, std::format("the bodies of all requests in memory would be over {} bytes",
-                                                    shared_.settings.max_buffered_bytes));
-    }
-    buffered_bytes_ += *got;
+    if (auto taken = call.memory.take(*got); !taken) co_return taken;
     size += *got;
   }
 }
-
-void HttpConnection::release_buffered() { shared_.buffered_bytes -= std::exchange(buffered_bytes_, 0); }
 
 Task<Result<std::span<const std::byte>>> HttpConnection::next() {
   if (!part_) part_ = std::make_unique_for_overwrite<char[]>(kPartBytes);

@@ -33,7 +33,7 @@ struct ConnectionShared {
   const int max_connections;
   std::atomic<bool> draining{false};
   std::atomic<int> open{0};
-  std::atomic<std::uint64_t> buffered_bytes{0};  // bodies in memory, of all connections
+  MemoryBudget memory;  // of all requests and answers
 };
 
 // A connection's place among those that are open, from its accept to its end; a moved-from one is none.
@@ -111,8 +111,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   Task<void> serve();
   Task<bool> serve_one();
   Task<Result<bool>> read_header();
-  Task<Result<void>> read_whole_body(std::string& body);
-  void release_buffered();
+  Task<Result<void>> read_whole_body(Call& call);
   Task<Response> handle(Call& call, const Route& route);
   Task<bool> send(Response& response, const Request& request, bool keep);
   Task<bool> write_all(std::string_view bytes);
@@ -146,7 +145,6 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::size_t header_fields_ = 0;  // trailers would add to them
   std::uint64_t body_limit_ = 0;
   std::uint64_t body_bytes_ = 0;
-  std::uint64_t buffered_bytes_ = 0;  // this connection's part of the shared count
   bool expects_continue_ = false;
   bool body_broken_ = false;
   std::chrono::nanoseconds body_allowance_{0};  // time that reading the body may still take

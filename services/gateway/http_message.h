@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lib/base/error.h"
+#include "services/gateway/memory_budget.h"
 #include "services/gateway/task.h"
 
 namespace slipway::gateway {
@@ -102,6 +103,7 @@ struct Call {
   std::string body;              // complete, for routes that take it in memory
   BodyReader* reader = nullptr;  // for routes that stream
   ClientWatch* client = nullptr;
+  MemoryShare memory{};  // what the request and its answer take
   std::chrono::steady_clock::time_point received = std::chrono::steady_clock::now();  // with its body, if in memory
 
   // The value of a parameter that the route's pattern has.

@@ -77,7 +77,8 @@ struct HttpServer::Impl {
       : shared{.settings = limits,
                .routes = table,
                .origins = OriginGate(address, limits.allowed_hosts, limits.allowed_origins),
-               .max_connections = connection_limit(limits.max_connections, descriptor_limit())},
+               .max_connections = connection_limit(limits.max_connections, descriptor_limit()),
+               .memory = MemoryBudget(limits.max_buffered_bytes)},
         spare(open_spare()) {}
   ~Impl() {
     if (spare >= 0) close(spare);

@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   options.add("registry", settings.registry, "Registry's port for calls, host:port");
   options.add("registry-events", settings.registry_events, "Registry's port for events, host:port");
   options.add("max-body-bytes", settings.max_body_bytes, "Largest JSON body");
-  options.add("max-buffered-bytes", settings.max_buffered_bytes, "JSON bodies in memory at once, in all, before 503");
+  options.add("max-buffered-bytes", settings.max_buffered_bytes, "requests and answers in memory at once, in all, before 503");
   options.add("max-upload-bytes", settings.max_upload_bytes, "Largest streamed upload");
   options.add("http-threads", settings.http_threads, "Threads that serve HTTP; 0: one per core, at most 4")
       ->check(CLI::Range(0, 256));

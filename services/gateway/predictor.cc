@@ -160,6 +160,7 @@ Task<Result<std::vector<Tensor>>> predict(Services& services, Call& call, Versio
     infer.inputs.push_back(std::move(input.spec));
     question.payload.push_back(std::move(input.bytes));
   }
+  if (auto taken = call.memory.take(bytes); !taken) co_return std::unexpected(taken.error());
   question.body = std::move(infer);
   call.body = std::string();  // the tensors hold what it said
 
@@ -192,6 +193,9 @@ Task<Result<std::vector<Tensor>>> predict(Services& services, Call& call, Versio
   }
   const std::uint64_t printed = limit > UINT64_MAX / 4 ? UINT64_MAX : 4 * limit;
   if (auto good = check_outputs(*version, outputs, printed); !good) co_return std::unexpected(good.error());
+  // Taken before anything is printed: many clients that wait for large answers, or do not read them, are many at once.
+  for (const Tensor& output : outputs) bytes += printed_bytes(output.spec);
+  if (auto taken = call.memory.take(bytes); !taken) co_return std::unexpected(taken.error());
   co_return outputs;
 }
 

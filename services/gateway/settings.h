@@ -16,7 +16,7 @@ struct Settings {
   std::string registry = "127.0.0.1:7071";
   std::string registry_events = "127.0.0.1:7072";
   std::uint64_t max_body_bytes = 64ULL << 20;     // JSON bodies, held in memory
-  std::uint64_t max_buffered_bytes = 1ULL << 30;  // all of those at once
+  std::uint64_t max_buffered_bytes = 1ULL << 30;  // all of those and of answers at once
   std::uint64_t max_upload_bytes = 64ULL << 30;   // streamed bodies
   int http_threads = 0;                           // 0: one per core, at most 4
   int max_connections = 4096;
@@ -27,7 +27,7 @@ struct Settings {
   std::int64_t predict_deadline_ms = 30'000;
   std::int64_t registry_deadline_ms = 10'000;
   std::uint64_t max_tensor_bytes = kMaxMessageBytes;  // inputs of a prediction, and its outputs, in all
-  std::vector<std::string> allowed_hosts;         // that requests may name, beside loopback ones
+  std::vector<std::string> allowed_hosts;             // that requests may name, beside loopback ones
   std::vector<std::string> allowed_origins;  // web pages of other hosts that may use the API, "https://host[:port]"
   std::int64_t max_queued_requests = 1024;   // predictions waiting for an inferencer's credit
   bool nonfinite_inputs = false;  // take NaN and Infinity as bare tokens, as TensorFlow Serving and Triton do

@@ -369,6 +369,29 @@ TEST_F(HttpServerTest, RefusesABodyOverTheBudgetOfAllRequests) {
   EXPECT_THAT(first.hear("xx"), HasSubstr("200 OK"));
   EXPECT_THAT(ask(whole), StartsWith("HTTP/1.1 200 "));
 }
+// Clients that ask for large answers and do not read them must not take all memory.
+TEST_F(HttpServerTest, AnswersThatAreNotReadCountUntilTheyAre) {
+  constexpr std::size_t kBytes = 16 << 20;  // more than any socket buffers
+  settings.max_buffered_bytes = kBytes * 3 / 2;
+  Route route;
+  route.method = "GET";
+  route.pattern = "/large";
+  route.body = BodyPolicy::kNone;
+  route.handler = [&](Call& call) -> Task<Response> {
+    if (auto taken = call.memory.take(kBytes); !taken)
+      co_return error_response(taken.error(), Dialect::kPlain, call.request);
+    co_return json_response(200, std::string(kBytes, 'x'));
+  };
+  routes.add(std::move(route));
+  const std::string question = "GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+  start();
+  const Client slow(server->port());
+  slow.say(question);
+  EXPECT_THAT(slow.hear("\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
+  EXPECT_THAT(ask(question), testing::AllOf(StartsWith("HTTP/1.1 503 "), HasSubstr("Retry-After: ")));
+  EXPECT_GT(slow.hear().size(), kBytes / 2);
+  EXPECT_THAT(ask(question), StartsWith("HTTP/1.1 200 "));
+}
 TEST_F(HttpServerTest, DestructionSurvivesACoroutineThatIsAnsweredLater) {
   std::function<void(int)> answer;
   std::promise<void> asked;
