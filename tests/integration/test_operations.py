@@ -1,14 +1,18 @@
 """What an operator leans on: health, metrics, logs, draining, limits that push back."""
 
 import concurrent.futures
+import contextlib
+import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
 import pytest
 import requests
+import torch
 
 from cluster import BIN, measures_memory, wait_for
 from idx import four_files, small_job
@@ -77,6 +81,45 @@ def test_inputs_over_one_frame_of_the_bus_travel(start):
     assert len(predictions) == rows
     few = cluster.predict("stripes", [IMAGE]).json()["predictions"][0]
     assert all(abs(a - b) < 1e-5 for a, b in zip(predictions[0] + predictions[-1], few + few))
+
+
+class Wide(torch.nn.Module):
+    """A million numbers for each row."""
+
+    def forward(self, x):
+        return x.repeat([1, 1_000_000])
+
+
+@measures_memory
+def test_large_answers_that_nobody_reads_do_not_fill_the_memory(start):
+    """A row's answer takes 4 MB, and up to 16 MB as text, of the 100 MiB that all may take."""
+    cluster = start("--gateway-arg=--max-buffered-bytes=104857600")
+    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    cluster.train(small_job())
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(Wide()), buffer)
+    signature = {"inputs": [{"name": "x", "dtype": "f32", "shape": [-1, 1]}]}
+    answer = cluster.post("/api/v1/models/wide/versions", files=[
+        ("signature", (None, json.dumps(signature), "application/json")), ("file", ("model.pt", buffer.getvalue()))])
+    assert answer.status_code == 201, answer.text
+    assert len(cluster.predict("wide", [[0.5]]).json()["predictions"][0]) == 1_000_000
+    before = cluster.rss_mib("gateway")
+    body = b'{"instances":[[0.123456]]}'
+    host, port = cluster.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as open_ones:
+        slow = [open_ones.enter_context(socket.create_connection((host, int(port)), 30)) for _ in range(40)]
+        for one in slow:
+            one.sendall(b"POST /v1/models/wide:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+                        + body)
+        statuses = [one.recv(12)[9:].decode() for one in slow]  # and nothing more is read
+        assert set(statuses) == {"200", "503"}, statuses
+        assert statuses.count("200") <= 25, statuses
+        assert cluster.predict("stripes", [IMAGE]).status_code == 200
+        assert cluster.rss_mib("gateway") - before < 250
+    # Their places come back with the connections.
+    wait_for(lambda: cluster.predict("wide", [[0.5]]).status_code == 200)
+    too_many = cluster.predict("wide", [[0.5]] * 6)
+    assert too_many.status_code == 413 and "--max-buffered-bytes" in too_many.text, too_many.text[:300]
 
 
 def test_the_root_tells_where_to_go(stripes):
