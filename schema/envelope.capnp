@@ -255,6 +255,7 @@ struct CommitVersion {
   model @1 :Text;
   signature @2 :Records.Signature;
   actor @3 :Text;
+  idempotencyKey @4 :Text;      # as createJob's, over model, file and signature; empty: none
 }
 
 struct GetVersion {

@@ -183,6 +183,7 @@ struct CommitVersion {
   std::string model;
   Signature signature;
   std::string actor;
+  std::string idempotency_key{};
 };
 struct GetVersion {
   std::string model;

@@ -22,10 +22,8 @@ Response one_job(Services& services, Result<msg::Jobs> answer, const Call& call,
 }
 
 Task<Response> post_job(Services& services, Call& call) {
-  const std::string_view key = call.request.header("Idempotency-Key");
-  if (key.size() > 255)
-    co_return refuse(
-        {.code = Code::kInvalidArgument, .message = "an Idempotency-Key has at most 255 characters", .path = {}}, call);
+  const auto key = idempotency_key_of(call.request);
+  if (!key) co_return refuse(key.error(), call);
   auto spec = keras::parse_job(call.body);
   if (!spec) co_return refuse(spec.error(), call);
   auto found = co_await services.registry.ask<msg::Datasets>(
@@ -51,7 +49,7 @@ Task<Response> post_job(Services& services, Call& call) {
   job.request_id = call.request.id;
   job.actor = actor_of(call.request);
   auto created = co_await services.registry.ask<msg::Jobs>(
-      msg::CreateJob{.job = std::move(job), .idempotency_key = key.empty() ? random_hex() : std::string(key)},
+      msg::CreateJob{.job = std::move(job), .idempotency_key = key->empty() ? random_hex() : *key},
       call.request.id);
   co_return one_job(services, std::move(created), call, 202);
 }

@@ -14,6 +14,14 @@ std::string actor_of(const Request& request) {
   return clean_request_id(given) ? std::string(given) : "anonymous";
 }
 
+Result<std::string> idempotency_key_of(const Request& request) {
+  constexpr std::size_t kMost = 255;
+  const std::string_view key = request.header("Idempotency-Key");
+  if (key.size() <= kMost) return std::string(key);
+  return fail(Code::kInvalidArgument,
+              std::format("an Idempotency-Key of {} characters came, it has at most {}", key.size(), kMost));
+}
+
 Response refuse(const Error& error, const Call& call) { return error_response(error, Dialect::kOwn, call.request); }
 
 template <class Cursor>

@@ -24,6 +24,9 @@ void add_all_routes(RouteTable& routes, Services& services);
 // Who asks, for the audit: X-Slipway-Actor, or "anonymous". Authentication is in front of the gateway for now.
 [[nodiscard]] std::string actor_of(const Request& request);
 
+// The Idempotency-Key that a repeated request is known by; empty: none. Errors: kInvalidArgument (over 255 characters).
+[[nodiscard]] Result<std::string> idempotency_key_of(const Request& request);
+
 // An answer that is not what was asked for: how the own dialect says it.
 [[nodiscard]] Response refuse(const Error& error, const Call& call);
 

@@ -95,8 +95,12 @@ Task<Result<Version>> make_version(Services& services, Call& call, RegistryUploa
     co_return fail(Code::kInternal, std::format("the registry stored {} files of 1", files->size()));
   auto completed = co_await inspect(services, call, std::move(files->front()), std::move(*signature));
   if (!completed) co_return std::unexpected(completed.error());
-  auto committed = co_await upload.commit<msg::Versions>(msg::CommitVersion{
-      .upload = {}, .model = call.param("model"), .signature = std::move(*completed), .actor = actor_of(call.request)});
+  auto committed =
+      co_await upload.commit<msg::Versions>(msg::CommitVersion{.upload = {},
+                                                               .model = call.param("model"),
+                                                               .signature = std::move(*completed),
+                                                               .actor = actor_of(call.request),
+                                                               .idempotency_key = *idempotency_key_of(call.request)});
   if (!committed) co_return std::unexpected(committed.error());
   if (committed->items.size() != 1) co_return fail(Code::kInternal, "the registry answered a version with none");
   co_return std::move(committed->items.front());
@@ -104,6 +108,7 @@ Task<Result<Version>> make_version(Services& services, Call& call, RegistryUploa
 
 Task<Response> post_version(Services& services, Call& call) {
   if (auto named = check_name("model", call.param("model")); !named) co_return refuse(named.error(), call);
+  if (const auto key = idempotency_key_of(call.request); !key) co_return refuse(key.error(), call);
   RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id);
   auto form = co_await read_form(upload, call);
   if (!form) {

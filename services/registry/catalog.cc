@@ -14,6 +14,18 @@ namespace {
 
 constexpr std::size_t kMaxActorBytes = 256;
 constexpr std::size_t kMaxReasonBytes = 2'000;
+constexpr std::size_t kMaxKeyBytes = 255;  // as gateways take them
+
+// Of what a version is asked to be: its model, its files and its signature.
+Digest document_of(const msg::CommitVersion& question, const std::vector<StoredFile>& files) {
+  Version asked;
+  asked.model = question.model;
+  asked.signature = question.signature;
+  for (const StoredFile& file : files) {
+    asked.files.push_back({.name = file.name, .size_bytes = file.size_bytes, .digest = file.digest, .chunks = {}});
+  }
+  return sha256(encode_record(asked));
+}
 
 std::string digest_key(const std::string& name, const Digest& digest) {
   return std::format("dataset/{}/{}", name, to_hex(digest));
@@ -243,6 +255,23 @@ Result<Version> Catalog::commit_version(const msg::CommitVersion& question, Resu
   if (!files) return std::unexpected(std::move(files).error());
   if (auto whole = check_signature(question.signature); !whole) return std::unexpected(whole.error());
   if (auto plain = check_text("actor", question.actor, kMaxActorBytes); !plain) return std::unexpected(plain.error());
+  if (auto plain = check_text("idempotency key", question.idempotency_key, kMaxKeyBytes); !plain)
+    return std::unexpected(plain.error());
+  const Digest document = document_of(question, *files);
+  if (!question.idempotency_key.empty()) {
+    const auto before = marks_.publication(question.actor, question.idempotency_key, now_ms);
+    if (!before) return std::unexpected(before.error());
+    if (*before) {
+      const auto& first = (*before)->made;
+      if ((*before)->document == document) {
+        return this->version({.model = first.model, .version = first.version, .alias = {}});
+      }
+      return fail(Code::kConflict,
+                  std::format("the idempotency key was used within the last day for version {} of '{}', whose model, "
+                              "file and signature have the SHA-256 {}; these have {}",
+                              first.version, first.model, to_hex((*before)->document), to_hex(document)));
+    }
+  }
 
   Version version;
   version.model = question.model;
@@ -257,7 +286,12 @@ Result<Version> Catalog::commit_version(const msg::CommitVersion& question, Resu
   Batch batch;
   auto added = add_version(batch, std::move(version), now_ms);
   if (!added) return added;
-  RepeatMarks::put_version_made(batch, question.upload, {.model = added->model, .version = added->number}, now_ms);
+  const RepeatMarks::VersionMade became{.model = added->model, .version = added->number};
+  RepeatMarks::put_version_made(batch, question.upload, became, now_ms);
+  if (!question.idempotency_key.empty()) {
+    RepeatMarks::put_publication(batch, question.actor, question.idempotency_key,
+                                 {.made = became, .document = document}, now_ms);
+  }
   if (auto done = store_.commit(std::move(batch)); !done) return std::unexpected(std::move(done).error());
   return added;
 }

@@ -13,17 +13,19 @@ namespace {
 constexpr std::string_view kSubmitted = "submitted";      // "submitted/<hash of the actor>/<key>": "job digest time"
 constexpr std::string_view kIdempotency = "idempotency";  // of earlier releases, "idempotency/<key>": "job"
 constexpr std::string_view kUploaded = "uploaded";        // "uploaded/<upload>": "model version time"
+constexpr std::string_view kPublished =
+    "published";  // "published/<hash of the actor>/<key>": "model version time digest"
 
 // The hash bounds the key, whatever an actor is called.
-std::string submitted_key(const std::string& actor, const std::string& key) {
-  return std::format("{}/{}/{}", kSubmitted, to_hex(sha256(actor)), key);
+std::string actors_key(std::string_view prefix, const std::string& actor, const std::string& key) {
+  return std::format("{}/{}/{}", prefix, to_hex(sha256(actor)), key);
 }
 
 // The words of a mark; those that are not there are empty.
 struct Words {
-  std::string_view first, second, third;
+  std::string_view first, second, third, fourth;
   explicit Words(std::string_view text) {
-    for (std::string_view* word : {&first, &second, &third}) {
+    for (std::string_view* word : {&first, &second, &third, &fourth}) {
       const auto end = text.find(' ');
       *word = text.substr(0, end);
       text = end == std::string_view::npos ? std::string_view() : text.substr(end + 1);
@@ -43,7 +45,7 @@ bool is_old(std::int64_t made_ms, std::int64_t now_ms) { return now_ms - made_ms
 
 Result<std::optional<RepeatMarks::Submission>> RepeatMarks::submission(const std::string& actor, const std::string& key,
                                                                        std::int64_t now_ms) const {
-  auto mark = store_.get(Family::kMeta, submitted_key(actor, key));
+  auto mark = store_.get(Family::kMeta, actors_key(kSubmitted, actor, key));
   if (!mark) return std::unexpected(std::move(mark).error());
   if (*mark) {
     const Words words(**mark);
@@ -61,7 +63,28 @@ Result<std::optional<RepeatMarks::Submission>> RepeatMarks::submission(const std
 
 void RepeatMarks::put_submission(Batch& batch, const std::string& actor, const std::string& key, std::uint64_t job,
                                  const Digest& document, std::int64_t now_ms) {
-  batch.put(Family::kMeta, submitted_key(actor, key), std::format("{} {} {}", job, to_hex(document), now_ms));
+  batch.put(Family::kMeta, actors_key(kSubmitted, actor, key), std::format("{} {} {}", job, to_hex(document), now_ms));
+}
+
+Result<std::optional<RepeatMarks::Publication>> RepeatMarks::publication(const std::string& actor,
+                                                                         const std::string& key,
+                                                                         std::int64_t now_ms) const {
+  auto mark = store_.get(Family::kMeta, actors_key(kPublished, actor, key));
+  if (!mark) return std::unexpected(std::move(mark).error());
+  if (!*mark) return std::nullopt;
+  const Words words(**mark);
+  const auto document = digest_from_hex(words.fourth);
+  if (is_old(whole(words.third), now_ms) || !document) return std::nullopt;
+  return Publication{
+      .made = {.model = std::string(words.first), .version = static_cast<std::uint64_t>(whole(words.second))},
+      .document = *document};
+}
+
+void RepeatMarks::put_publication(Batch& batch, const std::string& actor, const std::string& key,
+                                  const Publication& publication, std::int64_t now_ms) {
+  const auto& [made, document] = publication;
+  batch.put(Family::kMeta, actors_key(kPublished, actor, key),
+            std::format("{} {} {} {}", made.model, made.version, now_ms, to_hex(document)));
 }
 
 Result<std::optional<RepeatMarks::VersionMade>> RepeatMarks::version_made(const UploadId& upload) const {
@@ -99,6 +122,7 @@ Result<bool> RepeatMarks::purge(Batch& batch, std::int64_t now_ms, std::size_t l
   };
   auto done = erase_old(kSubmitted, third);
   if (done) done = erase_old(kUploaded, third);
+  if (done) done = erase_old(kPublished, third);
   if (done) done = erase_old(kIdempotency, job_made);
   return done.transform([&] { return erased == limit; });
 }

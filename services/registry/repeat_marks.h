@@ -25,6 +25,10 @@ class RepeatMarks {
     std::string model;
     std::uint64_t version = 0;
   };
+  struct Publication {
+    VersionMade made;
+    Digest document;
+  };
 
   explicit RepeatMarks(const RocksStore& store) : store_(store) {}
 
@@ -33,6 +37,12 @@ class RepeatMarks {
                                                              std::int64_t now_ms) const;
   static void put_submission(Batch& batch, const std::string& actor, const std::string& key, std::uint64_t job,
                              const Digest& document, std::int64_t now_ms);
+
+  // What `actor` has published under `key` within the last day, and the digest of what it was asked to be.
+  [[nodiscard]] Result<std::optional<Publication>> publication(const std::string& actor, const std::string& key,
+                                                               std::int64_t now_ms) const;
+  static void put_publication(Batch& batch, const std::string& actor, const std::string& key,
+                              const Publication& publication, std::int64_t now_ms);
 
   [[nodiscard]] Result<std::optional<VersionMade>> version_made(const UploadId& upload) const;
   static void put_version_made(Batch& batch, const UploadId& upload, const VersionMade& made, std::int64_t now_ms);

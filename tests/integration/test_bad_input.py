@@ -244,9 +244,9 @@ def test_a_diverging_job_fails_with_a_reason(stripes):
 
 # --- uploaded modules ---
 
-def upload(cluster, data, name="uploaded"):
+def upload(cluster, data, name="uploaded", headers=None):
     signature = {"inputs": [{"name": "x", "dtype": "f32", "shape": [-1, 4]}]}
-    return cluster.post(f"/api/v1/models/{name}/versions", files=[
+    return cluster.post(f"/api/v1/models/{name}/versions", headers=headers, files=[
         ("signature", (None, json.dumps(signature), "application/json")),
         ("file", ("model.pt", data, "application/octet-stream"))])
 
@@ -258,6 +258,20 @@ def saved(module):
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(module), buffer)
     return buffer.getvalue()
+
+
+def test_an_upload_that_is_repeated_under_its_key_is_one_version(stripes):
+    import torch
+    data = saved(torch.nn.Linear(4, 2))
+    headers = {"Idempotency-Key": "upload-1", "X-Slipway-Actor": "ann"}
+    first = upload(stripes, data, "repeated", headers)
+    assert first.status_code == 201, first.text
+    again = upload(stripes, data, "repeated", headers)
+    assert again.status_code == 201 and again.json() == first.json(), again.text
+    other = upload(stripes, saved(torch.nn.Linear(4, 3)), "repeated", headers)
+    assert other.status_code == 409 and "SHA-256" in other.json()["detail"], other.text
+    assert upload(stripes, data, "repeated", {"Idempotency-Key": "k" * 256}).status_code == 400
+    assert upload(stripes, data, "repeated").json()["version"] == 2
 
 
 def test_what_is_no_torchscript_is_refused(stripes):

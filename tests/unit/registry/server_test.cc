@@ -540,6 +540,31 @@ TEST_F(ServerTest, SaysThatAnUploadFromBeforeItsStartIsToBeSentAgain) {
   EXPECT_EQ(ask<msg::Versions>(other).error().code, Code::kInvalidArgument);
 }
 
+TEST_F(ServerTest, APublicationsKeyIsForOneActorFileAndSignature) {
+  const auto publish = [&](const std::string& bytes, const std::string& actor, const std::string& key) {
+    return ask<msg::Versions>(msg::CommitVersion{.upload = upload("model.pt", bytes),
+                                                 .model = "m",
+                                                 .signature = some_signature(),
+                                                 .actor = actor,
+                                                 .idempotency_key = key});
+  };
+  const auto first = publish("weights", "ann", "k");
+  ASSERT_TRUE(first) << first.error().message;
+  const auto again = publish("weights", "ann", "k");
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ(again->items, first->items);
+  const auto other = publish("other weights", "ann", "k");
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().code, Code::kConflict);
+  EXPECT_EQ(publish("weights", "ann", "l")->items.at(0).number, 2U);
+  EXPECT_EQ(publish("weights", "bob", "k")->items.at(0).number, 3U);
+  EXPECT_EQ(publish("weights", "ann", "")->items.at(0).number, 4U);
+  EXPECT_EQ(publish("weights", "ann", std::string(256, 'k')).error().code, Code::kTooLarge);
+  stop();
+  start();
+  EXPECT_EQ(publish("weights", "ann", "k")->items, first->items);
+}
+
 TEST_F(ServerTest, QuarantinesAFileAndLiftsIt) {
   const auto made = ask<msg::Versions>(msg::CommitVersion{
       .upload = upload("model.pt", "weights"), .model = "m", .signature = some_signature(), .actor = {}});
