@@ -13,7 +13,7 @@
 namespace slipway {
 
 // Lines that can wait to be written.
-inline constexpr std::size_t kMaxLogLines = 1024;
+inline constexpr std::size_t kMaxLogLines = 256;
 
 // Starts logging for `service`. `format` is "text" or "json", `level` one of trace, debug, info, warning, error.
 // Errors: kInvalidArgument (another word).
