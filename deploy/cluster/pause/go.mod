@@ -1,0 +1,3 @@
+module slipway/deploy/cluster/pause
+
+go 1.24

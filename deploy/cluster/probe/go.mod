@@ -1,0 +1,3 @@
+module slipway/deploy/cluster/probe
+
+go 1.24
