@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <boost/json.hpp>
 #include <chrono>
 #include <format>
 #include <sstream>
@@ -52,6 +53,16 @@ int on_ready(mg_connection* connection, void* ready) {
                         : answer(connection, 503, "text/plain", "not ready: " + reason + "\n");
 }
 
+int on_autoscaling(mg_connection* connection, void* signals) {
+  if (!is_read(connection)) return answer(connection, 405, "text/plain", "wanted GET\n");
+  boost::json::object body;
+  for (const auto& [subject, numbers] : (*static_cast<const Signals*>(signals))()) {
+    auto& shown = body[subject].emplace_object();
+    for (const auto& [name, value] : numbers) shown[name] = value;
+  }
+  return answer(connection, 200, "application/json", boost::json::serialize(body) + "\n");
+}
+
 // CivetWeb is C: an exception that came to it would end the process.
 template <mg_request_handler Handler>
 int guarded(mg_connection* connection, void* data) {
@@ -74,6 +85,7 @@ int on_other(mg_connection* connection, void*) {
 
 struct HealthServer::Impl {
   Readiness ready;
+  Signals signals;
   mg_context* context = nullptr;
   int port = 0;
   std::string address;
@@ -107,9 +119,11 @@ HealthServer::HealthServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) 
 HealthServer::~HealthServer() = default;
 int HealthServer::port() const { return impl_->port; }
 
-Result<std::unique_ptr<HealthServer>> HealthServer::start(const std::string& address, int port, Readiness ready) {
+Result<std::unique_ptr<HealthServer>> HealthServer::start(const std::string& address, int port, Readiness ready,
+                                                          Signals signals) {
   auto impl = std::make_unique<Impl>();
   impl->ready = std::move(ready);
+  impl->signals = std::move(signals);
   impl->address = address == "0.0.0.0" ? "127.0.0.1" : address;
   const std::string where = std::format("{}:{}", address, port);
   std::array options{"listening_ports", where.c_str(),
@@ -125,6 +139,7 @@ Result<std::unique_ptr<HealthServer>> HealthServer::start(const std::string& add
   mg_set_request_handler(impl->context, "/metrics$", guarded<on_metrics>, nullptr);
   mg_set_request_handler(impl->context, "/healthz$", guarded<on_health>, nullptr);
   mg_set_request_handler(impl->context, "/readyz$", guarded<on_ready>, &impl->ready);
+  if (impl->signals) mg_set_request_handler(impl->context, "/autoscaling$", guarded<on_autoscaling>, &impl->signals);
   mg_set_request_handler(impl->context, "/", guarded<on_other>, nullptr);
   return std::unique_ptr<HealthServer>(new HealthServer(std::move(impl)));
 }

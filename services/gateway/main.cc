@@ -24,7 +24,8 @@ int main(int argc, char** argv) {
   options.add("registry", settings.registry, "Registry's port for calls, host:port");
   options.add("registry-events", settings.registry_events, "Registry's port for events, host:port");
   options.add("max-body-bytes", settings.max_body_bytes, "Largest JSON body");
-  options.add("max-buffered-bytes", settings.max_buffered_bytes, "requests and answers in memory at once, in all, before 503");
+  options.add("max-buffered-bytes", settings.max_buffered_bytes,
+              "requests and answers in memory at once, in all, before 503");
   options.add("max-upload-bytes", settings.max_upload_bytes, "Largest streamed upload");
   options.add("http-threads", settings.http_threads, "Threads that serve HTTP; 0: one per core, at most 4")
       ->check(CLI::Range(0, 256));
@@ -88,7 +89,14 @@ int main(int argc, char** argv) {
                     .not_ready = not_ready};
   RouteTable routes;
   add_all_routes(routes, services);
-  auto health = obs::HealthServer::start(service.listen_address, service.metrics_port, not_ready);
+  const auto signals = [] {
+    const auto whole = [](const prometheus::Gauge& gauge) { return static_cast<std::int64_t>(gauge.Value()); };
+    const Metrics& now = metrics();
+    return std::map<std::string, std::map<std::string, std::int64_t>>{
+        {"predictions", {{"outstanding", whole(now.outstanding)}, {"queued", whole(now.queued)}}},
+        {"requests", {{"inflight", whole(now.inflight)}}}};
+  };
+  auto health = obs::HealthServer::start(service.listen_address, service.metrics_port, not_ready, signals);
   if (!health) return exit_with(health.error());
   auto http = HttpServer::start(service.listen_address, settings.http_port, settings, routes);
   if (!http) return exit_with(http.error());

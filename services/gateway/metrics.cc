@@ -26,6 +26,7 @@ Metrics::Metrics()
                               "Requests refused for their Host, Origin or Sec-Fetch-Site field")),
       requests_refused(counter("slipway_gateway_malformed_requests_total", "Requests the request gate refused")),
       queued(gauge("slipway_gateway_queued_requests", "Requests waiting for an inferencer's credit")),
+      outstanding(gauge("slipway_gateway_outstanding_predictions", "Predictions that wait or are at an inferencer")),
       shed(counter("slipway_gateway_shed_requests_total", "Requests refused because the queue was full")),
       retries(counter("slipway_gateway_retries_total", "Requests sent once more to another inferencer")),
       hangups(counter("slipway_gateway_hangups_total", "Requests given up because the client hung up")),

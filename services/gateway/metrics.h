@@ -32,6 +32,7 @@ class Metrics {
   prometheus::Counter& origins_refused;
   prometheus::Counter& requests_refused;  // by the request gate
   prometheus::Gauge& queued;
+  prometheus::Gauge& outstanding;  // queued, and at inferencers
   prometheus::Counter& shed;
   prometheus::Counter& retries;
   prometheus::Counter& hangups;

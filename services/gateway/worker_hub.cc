@@ -149,6 +149,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
       }
     }
     metrics().queued.Set(static_cast<double>(router.queued()));
+    metrics().outstanding.Set(static_cast<double>(router.open()));
     if (router.retries() > counted_retries)
       metrics().retries.Increment(static_cast<double>(router.retries() - counted_retries));
     counted_retries = router.retries();

@@ -8,6 +8,7 @@
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
 #include "schema/limits.h"
+#include "services/registry/registry_metrics.h"
 #include "services/registry/server.h"
 
 int main(int argc, char** argv) {
@@ -59,8 +60,13 @@ int main(int argc, char** argv) {
   Bus bus;
   auto server = registry::Server::start(bus, std::move(server_options));
   if (!server) return exit_with(server.error());
-  auto health = obs::HealthServer::start(settings.listen_address, settings.metrics_port,
-                                         [&server] { return (*server)->not_ready(); });
+  const registry::RegistryMetrics metrics;
+  const auto signals = [&metrics] {
+    return std::map<std::string, std::map<std::string, std::int64_t>>{
+        {"jobs", {{"outstanding", metrics.outstanding_jobs()}, {"queued", metrics.queued_jobs()}}}};
+  };
+  auto health = obs::HealthServer::start(
+      settings.listen_address, settings.metrics_port, [&server] { return (*server)->not_ready(); }, signals);
   if (!health) return exit_with(health.error());
   if (auto announced = announce(
           settings.announce,

@@ -55,6 +55,7 @@ RegistryMetrics::RegistryMetrics()
       free_bytes_(gauge("slipway_registry_free_bytes", "Bytes free on the data folder's file system")),
       uploads_(gauge("slipway_registry_uploads", "Uploads that are known")),
       queued_jobs_(gauge("slipway_registry_queued_jobs", "Jobs that wait for a trainer")),
+      outstanding_jobs_(gauge("slipway_registry_outstanding_jobs", "Jobs that wait for a trainer or have one")),
       unreadable_(gauge("slipway_registry_unreadable_records", "Records that this release cannot read, found so far")),
       handler_failures_(counter("slipway_registry_handler_failures_total", "Calls and chores that ended in a fault")),
       wrong_secrets_(
@@ -69,8 +70,10 @@ void RegistryMetrics::count_request(const char* kind, const char* code) {
 
 void RegistryMetrics::set_jobs(const std::array<std::int64_t, 7>& by_state) {
   for (std::size_t i = 0; i < by_state.size(); ++i) jobs_[i]->Set(static_cast<double>(by_state[i]));
-  queued_jobs_.Set(static_cast<double>(by_state[static_cast<std::size_t>(JobState::kQueued)] +
-                                       by_state[static_cast<std::size_t>(JobState::kRetrying)]));
+  const auto in = [&](JobState state) { return static_cast<double>(by_state[static_cast<std::size_t>(state)]); };
+  const double queued = in(JobState::kQueued) + in(JobState::kRetrying);
+  queued_jobs_.Set(queued);
+  outstanding_jobs_.Set(queued + in(JobState::kStarting) + in(JobState::kRunning));
 }
 
 }  // namespace slipway::registry

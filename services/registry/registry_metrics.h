@@ -28,6 +28,8 @@ class RegistryMetrics {
   void count_handler_failure() { handler_failures_.Increment(); }
   void count_wrong_secret() { wrong_secrets_.Increment(); }
   void set_jobs(const std::array<std::int64_t, 7>& by_state);
+  [[nodiscard]] std::int64_t queued_jobs() const { return static_cast<std::int64_t>(queued_jobs_.Value()); }
+  [[nodiscard]] std::int64_t outstanding_jobs() const { return static_cast<std::int64_t>(outstanding_jobs_.Value()); }
 
  private:
   prometheus::Family<prometheus::Counter>& requests_;
@@ -36,6 +38,7 @@ class RegistryMetrics {
   prometheus::Gauge& free_bytes_;
   prometheus::Gauge& uploads_;
   prometheus::Gauge& queued_jobs_;
+  prometheus::Gauge& outstanding_jobs_;
   prometheus::Gauge& unreadable_;
   prometheus::Counter& handler_failures_;
   prometheus::Counter& wrong_secrets_;

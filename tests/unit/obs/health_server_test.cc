@@ -64,6 +64,19 @@ TEST(HealthServer, ShowsMetricsHealthAndReadiness) {
   EXPECT_EQ(get(port, "/healthz", "DELETE").status, 405);
 }
 
+TEST(HealthServer, ShowsAutoscalersTheirSignals) {
+  const auto server = HealthServer::start(
+      "127.0.0.1", 0, [] { return ""; },
+      [] { return std::map<std::string, std::map<std::string, std::int64_t>>{{"jobs", {{"outstanding", 3}}}}; });
+  ASSERT_TRUE(server);
+  EXPECT_EQ(get((*server)->port(), "/autoscaling").body, "{\"jobs\":{\"outstanding\":3}}\n");
+  EXPECT_EQ(get((*server)->port(), "/autoscaling", "POST").status, 405);
+
+  const auto without = HealthServer::start("127.0.0.1", 0, [] { return ""; });
+  ASSERT_TRUE(without);
+  EXPECT_EQ(get((*without)->port(), "/autoscaling").status, 404);
+}
+
 TEST(HealthServer, ShowsTheReadingsOfOtherRooms) {
   const Reading counter("slipway_test_read_total", "Help.", [] { return 5; });
   const Reading gauge("slipway_test_level", "Help.", [] { return 6; });
