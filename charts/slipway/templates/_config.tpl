@@ -1,0 +1,49 @@
+{{/* What each service reads: the chart's own settings, and the part's `config` above them. */}}
+
+{{- define "slipway.config" -}}
+{{- $root := .root -}}
+{{- $values := .values -}}
+{{- $registry := include "slipway.host" (dict "root" $root "service" "registry") -}}
+{{- $gateways := list (printf "%s.:7070" (include "slipway.host" (dict "root" $root "service" "gateway-zmq"))) -}}
+{{- $config := dict "listen-address" "0.0.0.0" "log-format" $root.Values.logging.format "log-level" $root.Values.logging.level -}}
+{{- $_ := set $config "release-id" (printf "%s/%s" $root.Release.Namespace (include "slipway.fullname" $root)) -}}
+{{- if ne .component "registry" -}}
+{{- $_ := set $config "registry" (printf "%s:7071" $registry) -}}
+{{- end -}}
+{{- if has .component (list "gateway" "inferencer") -}}
+{{- $_ := set $config "registry-events" (printf "%s:7072" $registry) -}}
+{{- end -}}
+{{- with (include "slipway.storage" . | fromYaml).path -}}
+{{- $_ := set $config (get (dict "registry" "data-dir" "trainer" "work-dir" "inferencer" "cache-dir") $.component) . -}}
+{{- end -}}
+{{- if eq .component "gateway" -}}
+{{- $_ := set $config "drain-grace-ms" (mulf 1000 $values.shutdown.delaySeconds) -}}
+{{- $_ := set $config "drain-seconds" $values.shutdown.drainSeconds -}}
+{{- with dig "limits" "memory" "" $values.resources -}}
+{{- $_ := set $config "max-buffered-bytes" (div (include "slipway.bytes" . | int64) 2) -}}
+{{- end -}}
+{{- else if eq .component "inferencer" -}}
+{{- $_ := set $config "gateways" $gateways -}}
+{{- $_ := set $config "drain-seconds" $values.shutdown.drainSeconds -}}
+{{- $_ := set $config "instances" $values.slots -}}
+{{- with $values.threads }}{{ $_ := set $config "threads" . }}{{ end -}}
+{{- $_ := set $config "cache-bytes" (div (mul 4 (include "slipway.bytes" $values.modelCache.sizeLimit | int64)) 5) -}}
+{{- else if eq .component "trainer" -}}
+{{- $_ := set $config "gateways" $gateways -}}
+{{- $_ := set $config "drain-seconds" $values.shutdown.drainSeconds -}}
+{{- with $values.threads }}{{ $_ := set $config "threads" . }}{{ end -}}
+{{- $_ := set $config "checkpoint-seconds" $values.checkpoint.everySeconds -}}
+{{- $_ := set $config "cache-bytes" (div (include "slipway.bytes" $values.scratch.sizeLimit | int64) 2) -}}
+{{- end -}}
+{{- include "slipway.toml" (mergeOverwrite $config (deepCopy $values.config)) | trim -}}
+{{- end -}}
+
+{{- define "slipway.configMap" -}}
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  {{- include "slipway.partMetadata" . | nindent 2 }}
+data:
+  config.toml: |
+    {{- include "slipway.config" . | nindent 4 }}
+{{- end -}}

@@ -1,0 +1,97 @@
+{{/* What values.schema.json cannot say: values that do not fit each other. Each refusal says what to do. */}}
+
+{{- define "slipway.validate" -}}
+{{- $auth := .Values.auth -}}
+{{- if and $auth.enabled (not $auth.existingSecret) (not $auth.clusterSecret) -}}
+{{- fail (printf "auth: services need a secret by which they know each other. Make one with `kubectl -n %s create secret generic slipway-cluster --from-literal=%s=$(openssl rand -hex 32)` and set auth.existingSecret=slipway-cluster; or set auth.clusterSecret to a value that you keep; or auth.enabled=false, if no stranger can reach the pods" .Release.Namespace $auth.existingSecretKey) -}}
+{{- end -}}
+{{- if gt (int .Values.registry.replicaCount) 1 -}}
+{{- fail (printf "registry.replicaCount is %v: there is one registry in a release, since two would write the same files. Set it to 1; predictions go on while it is away, and a second installation is a second release" .Values.registry.replicaCount) -}}
+{{- end -}}
+{{- range include "slipway.parts" . | fromYamlArray -}}
+{{- $path := include "slipway.partPath" . -}}
+{{- include "slipway.validatePart" (merge (dict "root" $ "path" $path) .) -}}
+{{- end -}}
+{{- include "slipway.validateGrace" (dict "path" "registry" "values" .Values.registry) -}}
+{{- include "slipway.validateBudget" (dict "path" "registry" "values" .Values.registry) -}}
+{{- $service := .Values.gateway.service -}}
+{{- $api := .Values.networkPolicy.api -}}
+{{- if and .Values.networkPolicy.enabled (ne $service.type "ClusterIP") (not $api.allowExternal) (not $api.from) -}}
+{{- fail (printf "gateway.service.type is %s, but networkPolicy.api admits this namespace only: list the clients' addresses in networkPolicy.api.from (e.g. {ipBlock: {cidr: ...}}), or set networkPolicy.api.allowExternal=true. There is no authentication of people yet" $service.type) -}}
+{{- end -}}
+{{- range $kind := list "ingress" "httpRoute" -}}
+{{- if and (get $.Values.gateway $kind).enabled $.Values.networkPolicy.enabled (not $api.allowExternal) (not $api.from) -}}
+{{- fail (printf "gateway.%s is enabled, but networkPolicy.api admits this namespace only: list the namespace of what serves it in networkPolicy.api.from, e.g. {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress-nginx}}}, or set networkPolicy.api.allowExternal=true" $kind) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.gateway.httpRoute.enabled (not .Values.gateway.httpRoute.parentRefs) -}}
+{{- fail "gateway.httpRoute is enabled without parentRefs: name the Gateway that it belongs to, e.g. gateway.httpRoute.parentRefs[0].name=public" -}}
+{{- end -}}
+{{- include "slipway.validateVolume" . -}}
+{{- end -}}
+
+{{- define "slipway.validateGrace" -}}
+{{- $shutdown := .values.shutdown -}}
+{{- $need := add (default 0 $shutdown.delaySeconds) $shutdown.drainSeconds 15 -}}
+{{- with .values.terminationGracePeriodSeconds -}}
+{{- if lt (int .) (int $need) -}}
+{{- fail (printf "%s.terminationGracePeriodSeconds is %v, but draining may take %d s (%s.shutdown, and 15 s to end): leave it empty, raise it to %d, or shorten the draining" $.path . $need $.path $need) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "slipway.validateBudget" -}}
+{{- $minimum := .values.podDisruptionBudget.minAvailable -}}
+{{- $replicas := int .values.replicaCount -}}
+{{- with .values.autoscaling -}}{{- if .enabled }}{{ $replicas = int .minReplicas }}{{ end -}}{{- end -}}
+{{- if and .values.podDisruptionBudget.enabled (or (kindIs "float64" $minimum) (kindIs "int64" $minimum) (kindIs "int" $minimum)) (gt $replicas 0) (ge (int $minimum) $replicas) -}}
+{{- fail (printf "%s.podDisruptionBudget.minAvailable is %v of %d pods: no node that they run on could ever be drained. Lower it, or use maxUnavailable" .path $minimum $replicas) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "slipway.validatePart" -}}
+{{- $scaling := .values.autoscaling -}}
+{{- $path := .path -}}
+{{- include "slipway.validateGrace" . -}}
+{{- include "slipway.validateBudget" . -}}
+{{- if $scaling.enabled -}}
+{{- if eq (int .values.replicaCount) 0 -}}
+{{- fail (printf "%s.replicaCount is 0 and %s.autoscaling is enabled: an autoscaler starts pods again. To stop all, set %s.autoscaling.enabled=false too; to let it go to zero by itself, set autoscaling.engine=keda and autoscaling.minReplicas=0, and leave replicaCount at 1" $path $path $path) -}}
+{{- end -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- fail (printf "%s.autoscaling.minReplicas is %v, more than maxReplicas %v: raise the one or lower the other" $path $scaling.minReplicas $scaling.maxReplicas) -}}
+{{- end -}}
+{{- $pools := gt (len .root.Values.inferencer.pools) 0 -}}
+{{- $mixed := and (eq .component "inferencer") $pools -}}
+{{- if eq $scaling.engine "hpa" -}}
+{{- if lt (int $scaling.minReplicas) 1 -}}
+{{- fail (printf "%s.autoscaling.minReplicas is 0: a HorizontalPodAutoscaler cannot start from zero. Set it to 1, or autoscaling.engine=keda" $path) -}}
+{{- end -}}
+{{- if not $scaling.metrics -}}
+{{- if not (or $scaling.targetCPUUtilizationPercentage $scaling.targetOutstandingPerReplica) -}}
+{{- fail (printf "%s.autoscaling has nothing to scale by: set autoscaling.engine=keda, or autoscaling.targetOutstandingPerReplica (needs an adapter for custom metrics), or autoscaling.metrics" $path) -}}
+{{- end -}}
+{{- if and $scaling.targetCPUUtilizationPercentage (not (dig "requests" "cpu" "" .values.resources)) -}}
+{{- fail (printf "%s.autoscaling scales by the share of the CPU request, but there is none: set %s.resources.requests.cpu" $path $path) -}}
+{{- end -}}
+{{- if and $mixed $scaling.targetOutstandingPerReplica -}}
+{{- fail (printf "%s.autoscaling.targetOutstandingPerReplica: outstanding predictions are counted for all pools together. With pools, scale by CPU, or give each its own autoscaling.metrics" $path) -}}
+{{- end -}}
+{{- end -}}
+{{- else if and $mixed (not $scaling.keda.triggers) -}}
+{{- fail (printf "%s.autoscaling.keda: outstanding predictions are counted for all pools together. With pools, give each its own autoscaling.keda.triggers" $path) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A claim of a StatefulSet cannot be changed by an upgrade. Without a cluster there is nothing to compare with. */}}
+{{- define "slipway.validateVolume" -}}
+{{- $name := printf "%s-registry" (include "slipway.fullname" .) -}}
+{{- $size := .Values.registry.persistence.size -}}
+{{- range dig "spec" "volumeClaimTemplates" (list) (lookup "apps/v1" "StatefulSet" .Release.Namespace $name) -}}
+{{- $live := .spec.resources.requests.storage -}}
+{{- if and (eq .metadata.name "data") (ne (include "slipway.bytes" $live) (include "slipway.bytes" $size)) -}}
+{{- fail (printf "registry.persistence.size is %s, but the volume was made with %s, and a StatefulSet's claims cannot be changed by an upgrade. Grow it by hand: `kubectl -n %s patch pvc data-%s-0 -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"%s\"}}}}'`, then `kubectl -n %s delete statefulset %s --cascade=orphan`, then this upgrade again. A volume cannot shrink" $size $live $.Release.Namespace $name $size $.Release.Namespace $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
