@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <format>
 #include <numeric>
 #include <print>
@@ -17,6 +18,8 @@ struct PredictArguments {
   ModelChoice choice;
   std::string input, file;
   std::vector<double> values;
+  std::string expect;
+  double tolerance = 1e-6;
 };
 
 constexpr std::size_t kShownClasses = 3;
@@ -36,6 +39,21 @@ void print_scores(const ServedModel& served, const boost::json::value& predictio
     line.erase(line.find_last_not_of(' ') + 1);
     std::println("{}", line);
   }
+}
+
+// Whether the numbers of both are the same but for the tolerance, in the same shape; everything else is exactly so.
+bool agree(const boost::json::value& got, const boost::json::value& expected, double tolerance) {
+  if (got.is_number() && expected.is_number()) {
+    return std::abs(got.to_number<double>() - expected.to_number<double>()) <= tolerance;
+  }
+  if (const auto *list = got.if_array(), *wanted = expected.if_array(); list != nullptr && wanted != nullptr) {
+    return std::ranges::equal(*list, *wanted, [&](const auto& a, const auto& b) { return agree(a, b, tolerance); });
+  }
+  // A model with one output answers [y] for a row.
+  if (const auto* list = got.if_array(); list != nullptr && list->size() == 1 && expected.is_number()) {
+    return agree(list->front(), expected, tolerance);
+  }
+  return got == expected;
 }
 
 Outcome<Exit> predict(const Session& session, const PredictArguments& arguments) {
@@ -63,11 +81,26 @@ Outcome<Exit> predict(const Session& session, const PredictArguments& arguments)
     request["instances"] = boost::json::array{row};
   }
 
+  boost::json::value expected;
+  if (!arguments.expect.empty()) {
+    auto parsed = parse_json(arguments.expect, "--expect");
+    if (!parsed) return std::unexpected(parsed.error());
+    expected = std::move(*parsed);
+  }
+
   HttpClient client = session.client();
   const auto served = find_model(client, arguments.choice);
   if (!served) return std::unexpected(served.error());
   const auto answer = client.call("POST", served->predict_path, boost::json::serialize(request));
   if (!answer) return std::unexpected(answer.error());
+  if (!arguments.expect.empty()) {
+    const auto predictions = predictions_of(*answer, 1);
+    if (!predictions) return std::unexpected(predictions.error());
+    if (!agree(predictions->front(), expected, arguments.tolerance)) {
+      return give_up(Exit::kRefused, std::format("the answer is {}, not {} within {}", json_text(predictions->front()),
+                                                 json_text(expected), arguments.tolerance));
+    }
+  }
   if (session.json) {
     print_json(*answer);
     return Exit::kOk;
@@ -106,11 +139,18 @@ void add_predict_command(CLI::App& app, Session& session) {
       ->delimiter(',')
       ->expected(1, -1);
   input->require_option(1);
+  auto* expect =
+      command->add_option("--expect", arguments->expect, "Fail unless this, as JSON, is the answer to the row");
+  command->add_option("--tolerance", arguments->tolerance, "How far its numbers may be off")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(expect)
+      ->capture_default_str();
   command->footer(
       "Examples:\n"
       "  slipway predict boston --values 0.006,18,2.31,0,0.538,6.575,65.2,4.09,1,296,15.3,396.9,4.98\n"
       "  slipway predict fashion --label live --file examples/fashion-mnist/ankle-boot.json\n"
-      "  slipway predict fashion --version 2 --file row.json --json");
+      "  slipway predict fashion --version 2 --file row.json --json\n"
+      "  slipway predict line --values 3 --expect 7 --tolerance 0.1");
   command->callback(
       [&session, arguments] { session.run = [&session, arguments] { return predict(session, *arguments); }; });
 }

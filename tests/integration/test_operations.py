@@ -5,6 +5,8 @@ import contextlib
 import io
 import json
 import os
+import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -250,6 +252,24 @@ def test_the_command_line_does_the_main_job(start, tmp_path):
                        "--labels", str(tmp_path / "t10k-labels-idx1-ubyte.gz"))
     accuracy = float(measured.stdout.strip().splitlines()[-1].removeprefix("test accuracy "))
     assert accuracy > 0.9, measured.stdout
+
+
+def test_a_prediction_may_be_compared_as_helm_test_does(start):
+    """The very files and steps of the chart's test."""
+    chart = pathlib.Path(__file__).resolve().parents[2] / "charts" / "slipway"
+    steps = (chart / "templates" / "tests" / "main-line.yaml").read_text()
+    steps = [re.findall(r'"([^"]+)"', words) for words in re.findall(r'"args" \(list ([^)]*)\)', steps)]
+    assert [step[0] for step in steps] == ["dataset", "train", "predict"]
+    cluster = start()
+    for step in steps:
+        slipway(cluster, *(word.replace("/etc/slipway-test", str(chart / "files" / "test")) for word in step))
+
+    predict = steps[-1][:steps[-1].index("--expect")]
+    other = slipway(cluster, *predict, "--expect", "7.2", "--tolerance", "0.1", check=False)
+    assert other.returncode == 1 and re.search(r"the answer is \[(6.9|7)[\d.]*\], not 7.2 within 0.1", other.stderr), other.stderr
+    assert slipway(cluster, *predict, "--expect", "seven", check=False).returncode == 2
+    assert slipway(cluster, *predict, "--tolerance", "1", check=False).returncode == 2
+    slipway(cluster, *predict[:2], "--input", "[3]", "--expect", "[7]", "--tolerance", "0.1")
 
 
 def test_the_doctor_finds_nothing_and_then_what_is_wrong(start):
