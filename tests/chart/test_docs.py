@@ -1,0 +1,55 @@
+"""The commands of docs/kubernetes.md: every one of Helm's renders, every object that kubectl is told of is one of the chart's.
+What they do in a cluster is tried where there is one."""
+
+import re
+import shlex
+
+import pytest
+
+from chart import CHART, HELMS, NEWEST, REPO, helm, render
+
+TEXT = (REPO / "docs" / "kubernetes.md").read_text()
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+SECRET = ["--set", "auth.existingSecret=slipway-cluster"]  # what the installation set, and the upgrades keep
+
+
+def test_there_are_commands():
+    assert len([c for c in COMMANDS if c.startswith("helm")]) > 10 and len([c for c in COMMANDS if c.startswith("kubectl")]) > 5
+    assert all(c.startswith(("helm ", "kubectl ")) for c in COMMANDS)
+
+
+@pytest.mark.parametrize("major", HELMS)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("helm install", "helm upgrade"))])
+def test_helm_takes_it(command, major):
+    words = shlex.split(command)
+    assert words[1] == "install" or "--reset-then-reuse-values" in words
+    words = [word for word in words[2:] if word != "--reset-then-reuse-values"]
+    assert words[:4] == ["demo", "charts/slipway", "-n", "ml"]
+    helm(major, "template", "demo", CHART, *words[2:], *SECRET, "--kube-version", NEWEST)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("kubectl")])
+def test_kubectl_names_what_the_chart_makes(command):
+    objects = render()
+    kinds = {"deployment": "Deployment", "statefulset": "StatefulSet", "service": "Service"}
+    for kind, name in re.findall(r"\b(deployment|statefulset|service)[ /](demo[\w-]+)", command):
+        assert (kinds[kind], name) in objects
+    for claim in re.findall(r"\bpvc ([\w-]+)", command):
+        volume, _, pod = claim.partition("-")
+        workload = objects["StatefulSet", pod.removesuffix("-0")]["spec"]
+        assert volume in [template["metadata"]["name"] for template in workload["volumeClaimTemplates"]]
+
+
+def test_helms_flags_are_known():
+    for major, flags in ((4, ["--reset-then-reuse-values", "--force-conflicts"]), (3, ["--reset-then-reuse-values"])):
+        known = helm(major, "upgrade", "--help").stdout
+        assert all(flag in known for flag in flags)
+
+
+def test_every_row_of_the_table_has_its_values():
+    for key in re.findall(r"^\| `([a-zA-Z.]+)=", TEXT, re.M):
+        from test_values import DEFAULTS
+        value = DEFAULTS
+        for part in key.split("."):
+            if part:
+                value = value[part]

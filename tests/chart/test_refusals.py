@@ -1,0 +1,63 @@
+"""Values that cannot be meant are refused when they are rendered, with a sentence that says what to do."""
+
+import pytest
+
+from chart import HELMS, Refused, render
+
+ON = "autoscaling.enabled=true"
+SENTENCES = {
+    ("auth.existingSecret=",): "set auth.existingSecret=slipway-cluster",
+    ("registry.replicaCount=2",): "Set it to 1",
+    ("gateway.terminationGracePeriodSeconds=84",): "raise it to 85",
+    ("trainer.shutdown.drainSeconds=600", "trainer.terminationGracePeriodSeconds=600"): "raise it to 615",
+    ("registry.terminationGracePeriodSeconds=1",): "raise it to 75",
+    (f"inferencer.{ON}", "inferencer.replicaCount=0"): "set inferencer.autoscaling.enabled=false too",
+    (f"inferencer.{ON}", "inferencer.autoscaling.minReplicas=11"): "raise the one or lower the other",
+    (f"inferencer.{ON}", "inferencer.autoscaling.minReplicas=0"): "or autoscaling.engine=keda",
+    (f"trainer.{ON}",): "set autoscaling.engine=keda",
+    (f"trainer.{ON}", "trainer.autoscaling.minReplicas=0", "trainer.autoscaling.targetOutstandingPerReplica=1"):
+        "cannot start from zero. Set it to 1, or autoscaling.engine=keda",
+    (f"gateway.{ON}", "gateway.resources.requests.cpu=null"): "set gateway.resources.requests.cpu",
+    (f"inferencer.{ON}", "inferencer.autoscaling.engine=keda", "inferencer.pools.a.slots=2"):
+        "give each its own autoscaling.keda.triggers",
+    (f"inferencer.pools.a.{ON}", "inferencer.pools.a.autoscaling.targetOutstandingPerReplica=4"):
+        "give each its own autoscaling.metrics",
+    ("inferencer.pools.a.terminationGracePeriodSeconds=3",): "inferencer.pools.a.terminationGracePeriodSeconds is 3",
+    ("gateway.podDisruptionBudget.minAvailable=2",): "Lower it, or use maxUnavailable",
+    ("registry.podDisruptionBudget.minAvailable=1",): "Lower it, or use maxUnavailable",
+    ("gateway.service.type=LoadBalancer",): "set networkPolicy.api.allowExternal=true",
+    ("gateway.ingress.enabled=true",): "list the namespace of what serves it in networkPolicy.api.from",
+    ("gateway.httpRoute.enabled=true", "networkPolicy.enabled=false"): "name the Gateway that it belongs to",
+    ("trainer.resources.limits.memory=lots", "gateway.resources.limits.memory=lots"): "write e.g. 512Mi or 10Gi",
+}
+# What the schema says; each major in its own words, with the place.
+UNKNOWN = ["gateway.replicacount=3", "inferencr.replicaCount=3", "gateway.config.max-body-byte=1", "global2=1",
+           "inferencer.pools.a.replicas=3", "inferencer.pools.a.pools.b.slots=1", "gateway.config.cluster-secret=x",
+           "metrics.podmonitor.enabled=true", "registry.autoscaling.enabled=true", "trainer.slots=2"]
+WRONG = ["gateway.replicaCount=three", "gateway.replicaCount=-1", "inferencer.autoscaling.engine=vpa", "auth.enabled=maybe",
+         "registry.persistence.size=big", "registry.persistence.accessModes[0]=ReadWriteMany", "gateway.service.port=0",
+         "inferencer.pools.default.slots=1", "inferencer.pools.A.slots=1", "auth.clusterSecret=short", "logging.level=loud",
+         "gateway.image.digest=latest", "gateway.config.max-body-bytes=64Mi", "inferencer.slots=0",
+         "gateway.podDisruptionBudget.maxUnavailable=half"]
+
+
+@pytest.mark.parametrize("major", HELMS)
+@pytest.mark.parametrize("sets", SENTENCES, ids=" ".join)
+def test_a_sentence_says_what_to_do(sets, major):
+    with pytest.raises(Refused) as refused:
+        render(*sets, major=major)
+    assert SENTENCES[sets] in " ".join(str(refused.value).split())
+
+
+@pytest.mark.parametrize("major", HELMS)
+@pytest.mark.parametrize("value", UNKNOWN + WRONG)
+def test_what_is_unknown_or_of_another_type_is_refused_with_its_place(value, major):
+    with pytest.raises(Refused) as refused:
+        render(value, major=major)
+    parts = value.partition("=")[0].partition("[")[0].split(".")
+    assert any(part in str(refused.value) for part in parts), str(refused.value)
+
+
+@pytest.mark.parametrize("major", HELMS)
+def test_a_chart_that_contains_this_one_may_set_its_own_globals(major):
+    render("global.somebodyElses=1", "enabled=true", major=major)
