@@ -18,8 +18,8 @@ RUN --mount=type=bind,source=packages,target=/run/slipway/packages \
     --mount=type=bind,source=images/install,target=/run/slipway/install \
     /run/slipway/install /run/slipway/packages build
 COPY . /src
-RUN --mount=type=cache,target=/root/.cache/ccache \
-    cd /src && CCACHE_DIR=/root/.cache/ccache CCACHE_BASEDIR=/src CCACHE_NOHASHDIR=1 \
+RUN --mount=type=cache,target=/ccache \
+    cd /src && CCACHE_DIR=/ccache CCACHE_BASEDIR=/src CCACHE_NOHASHDIR=1 \
       CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime \
       sh -c 'cmake --preset release -B /build && cmake --build /build --target slipway-suite' && mv /build/bin /bin-out
 
