@@ -86,6 +86,10 @@ LABEL org.opencontainers.image.title="slipway-registry" \
       org.opencontainers.image.created="${CREATED}"
 
 FROM torch AS trainer
+ARG LISTS
+RUN --mount=type=bind,source=packages,target=/run/slipway/packages \
+    --mount=type=bind,source=images/install,target=/run/slipway/install \
+    /run/slipway/install /run/slipway/packages trainer
 COPY --from=binaries /bin-out/slipway-trainer /usr/bin/
 ENV SLIPWAY_WORK_DIR=/var/cache/slipway
 VOLUME /var/cache/slipway
