@@ -4,7 +4,8 @@
 #   ./dev images                                            all five, reproducible, also where nothing can be pulled
 #
 # Debian 13 without extras, no compiler, no setuid program; user 10001; the root file system may be read-only. Nothing in
-# here needs a shell to run. Stages that several images share are layers that a machine stores once.
+# here needs a shell to run. Stages that several images share are layers that a machine stores once. `./dev images` adds
+# the labels version, revision and created.
 
 ARG BASE=docker.io/library/debian:trixie-slim
 # Where the programs come from: `build` compiles them; `prebuilt` takes those of build/images/bin, made by `./dev build`.
@@ -60,12 +61,8 @@ COPY --from=binaries /bin-out/slipway-gateway /usr/bin/
 EXPOSE 8080 7070 9090
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/slipway-gateway"]
-ARG VERSION="" REVISION="" CREATED=""
 LABEL org.opencontainers.image.title="slipway-gateway" \
-      org.opencontainers.image.description="Slipway's HTTP API: dialects, admission, routing; keeps nothing" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.description="Slipway's HTTP API: dialects, admission, routing; keeps nothing"
 
 FROM service AS registry
 ARG LISTS
@@ -78,12 +75,8 @@ VOLUME /var/lib/slipway
 EXPOSE 7071 7072 9090
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/slipway-registry"]
-ARG VERSION="" REVISION="" CREATED=""
 LABEL org.opencontainers.image.title="slipway-registry" \
-      org.opencontainers.image.description="Slipway's memory: models, versions, aliases, data sets, jobs, leases" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.description="Slipway's memory: models, versions, aliases, data sets, jobs, leases"
 
 FROM torch AS trainer
 ARG LISTS
@@ -96,12 +89,8 @@ VOLUME /var/cache/slipway
 EXPOSE 9090
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/slipway-trainer"]
-ARG VERSION="" REVISION="" CREATED=""
 LABEL org.opencontainers.image.title="slipway-trainer" \
-      org.opencontainers.image.description="Slipway's trainer: compiles a job to TorchScript, trains and publishes it" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.description="Slipway's trainer: compiles a job to TorchScript, trains and publishes it"
 
 FROM torch AS inferencer
 ARG LISTS
@@ -114,12 +103,8 @@ VOLUME /var/cache/slipway
 EXPOSE 9090
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/slipway-inferencer"]
-ARG VERSION="" REVISION="" CREATED=""
 LABEL org.opencontainers.image.title="slipway-inferencer" \
-      org.opencontainers.image.description="Slipway's inferencer: keeps model versions in memory and answers predictions" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.description="Slipway's inferencer: keeps model versions in memory and answers predictions"
 
 FROM shared AS cli
 ARG LISTS
@@ -129,9 +114,5 @@ RUN --mount=type=bind,source=packages,target=/run/slipway/packages \
 COPY --from=binaries /bin-out/slipway /usr/bin/
 USER 10001:10001
 ENTRYPOINT ["/usr/bin/slipway"]
-ARG VERSION="" REVISION="" CREATED=""
 LABEL org.opencontainers.image.title="slipway-cli" \
-      org.opencontainers.image.description="The slipway command: uploads data, submits jobs, predicts, asks the doctor" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.description="The slipway command: uploads data, submits jobs, predicts, asks the doctor"
