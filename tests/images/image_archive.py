@@ -8,6 +8,7 @@ import tarfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ARCHIVE = pathlib.Path(os.environ.get("SLIPWAY_IMAGES", ROOT / "build/images/slipway.tar"))
+VERSION = re.search(r"^project\(slipway VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text(), re.M)[1]
 NAMES = ("gateway", "registry", "trainer", "inferencer", "cli")
 
 

@@ -9,11 +9,10 @@ from datetime import datetime
 
 import pytest
 
-from image_archive import ARCHIVE, NAMES, ROOT, images, listed
+from image_archive import ARCHIVE, NAMES, ROOT, VERSION, images, listed
 
 LIMIT_MB = {"gateway": 150, "registry": 150, "cli": 150, "trainer": 600, "inferencer": 600}
 PROGRAM = {name: "/usr/bin/slipway-" + name for name in NAMES} | {"cli": "/usr/bin/slipway"}
-VERSION = re.search(r"^project\(slipway VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text(), re.M)[1]
 
 
 @pytest.fixture(scope="session")
