@@ -19,10 +19,12 @@ RUN --mount=type=bind,source=packages,target=/run/slipway/packages \
     --mount=type=bind,source=images/install,target=/run/slipway/install \
     /run/slipway/install /run/slipway/packages build
 COPY . /src
+# As ./dev does it, to the same bits.
 RUN --mount=type=cache,target=/ccache \
     cd /src && CCACHE_DIR=/ccache CCACHE_BASEDIR=/src CCACHE_NOHASHDIR=1 \
       CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime \
-      sh -c 'cmake --preset release -B /build && cmake --build /build --target slipway-suite' && mv /build/bin /bin-out
+      sh -c 'cmake --preset release -DSLIPWAY_WERROR=ON && cmake --build build/release --target slipway-suite' && \
+    mv build/release/bin /bin-out
 
 FROM scratch AS prebuilt
 COPY build/images/bin /bin-out
