@@ -21,7 +21,7 @@ RUN --mount=type=bind,source=packages,target=/run/slipway/packages \
 COPY . /src
 # As ./dev does it, to the same bits.
 RUN --mount=type=cache,target=/ccache \
-    cd /src && CCACHE_DIR=/ccache CCACHE_BASEDIR=/src CCACHE_NOHASHDIR=1 \
+    cd /src && LANG=C.UTF-8 CCACHE_DIR=/ccache CCACHE_BASEDIR=/src CCACHE_NOHASHDIR=1 \
       CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime \
       sh -c 'cmake --preset release -DSLIPWAY_WERROR=ON && cmake --build build/release --target slipway-suite' && \
     mv build/release/bin /bin-out
