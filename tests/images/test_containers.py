@@ -3,6 +3,8 @@
 import os
 import pathlib
 import re
+import shutil
+import subprocess
 import time
 
 import pytest
@@ -133,8 +135,25 @@ def test_they_end_at_sigterm_with_exit_code_0(trained):
     assert trained.stop() == dict.fromkeys(trained.ROLES, "0")
 
 
-def test_compose_starts_the_four_and_runs_the_main_job():
-    services = Composed(["podman-compose"])
+@pytest.fixture
+def docker_api(monkeypatch):
+    """podman's own service of Docker's API, for tools that know no other."""
+    socket = pathlib.Path("/run/slipway-podman.sock")
+    process = subprocess.Popen(["podman", "system", "service", "--time=0", f"unix://{socket}"])
+    try:
+        wait_for(socket.exists, 30, "podman's service")
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{socket}")
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.parametrize("tool", ["podman-compose", "docker-compose"])
+def test_compose_starts_the_four_and_runs_the_main_job(tool, docker_api):
+    if not shutil.which(tool):
+        pytest.skip(f"no {tool} here")
+    services = Composed([tool])
     try:
         assert services.put_dataset("stripes", four_files()).status_code == 201
         services.train(small_job())
