@@ -19,7 +19,7 @@ RUN --mount=type=bind,source=packages,target=/run/slipway/packages \
     --mount=type=bind,source=images/install,target=/run/slipway/install \
     /run/slipway/install /run/slipway/packages build
 COPY . /src
-# As ./dev does it, to the same bits.
+# With the flags of ./dev.
 RUN --mount=type=cache,target=/ccache \
     cd /src && LANG=C.UTF-8 CCACHE_DIR=/ccache CCACHE_BASEDIR=/src CCACHE_NOHASHDIR=1 \
       CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime \
