@@ -425,42 +425,26 @@ constexpr auto kReaders = []<std::size_t... I>(std::index_sequence<I...>) {
   return std::array{&read_body<I>...};
 }(kKinds);
 
+// What is stored on its own, each under the schema's struct of the same name.
+#define SLIPWAY_RECORDS(X) \
+  X(Dataset)               \
+  X(Job) X(JobEvent) X(Checkpoint) X(Lease) X(Version) X(Model) X(Alias) X(AliasMove) X(Quarantine) X(StoredFile)
+
 template <class T>
 struct RecordSchema;
-template <>
-struct RecordSchema<Dataset> : std::type_identity<schema::Dataset> {};
-template <>
-struct RecordSchema<Job> : std::type_identity<schema::Job> {};
-template <>
-struct RecordSchema<JobEvent> : std::type_identity<schema::JobEvent> {};
-template <>
-struct RecordSchema<Checkpoint> : std::type_identity<schema::Checkpoint> {};
-template <>
-struct RecordSchema<Lease> : std::type_identity<schema::Lease> {};
-template <>
-struct RecordSchema<Version> : std::type_identity<schema::Version> {};
-template <>
-struct RecordSchema<Model> : std::type_identity<schema::Model> {};
-template <>
-struct RecordSchema<Alias> : std::type_identity<schema::Alias> {};
-template <>
-struct RecordSchema<AliasMove> : std::type_identity<schema::AliasMove> {};
-template <>
-struct RecordSchema<Quarantine> : std::type_identity<schema::Quarantine> {};
-template <>
-struct RecordSchema<StoredFile> : std::type_identity<schema::StoredFile> {};
-
-template <class... T>
-void learn_records() {
-  (learn<T>(capnp::Schema::from<typename RecordSchema<T>::type>()), ...);
-}
+#define SLIPWAY_SCHEMA(T) \
+  template <>             \
+  struct RecordSchema<T> : std::type_identity<schema::T> {};
+SLIPWAY_RECORDS(SLIPWAY_SCHEMA)
+#undef SLIPWAY_SCHEMA
 
 // Before anything else here: fills every layout.
 void layouts_are_known() {
   static const bool known = [] {
     learn_kinds(kKinds);
-    learn_records<Dataset, Job, JobEvent, Checkpoint, Lease, Version, Model, Alias, AliasMove, Quarantine,
-                  StoredFile>();
+#define SLIPWAY_LEARN(T) learn<T>(capnp::Schema::from<schema::T>());
+    SLIPWAY_RECORDS(SLIPWAY_LEARN)
+#undef SLIPWAY_LEARN
     return true;
   }();
   static_cast<void>(known);
@@ -587,10 +571,6 @@ Frame with_deadline(const Frame& encoded, std::uint32_t deadline_ms) {
 
 std::size_t encoded_bytes(const msg::Envelope& envelope) { return message_bytes(count_of(envelope)); }
 
-Result<void> fits(const msg::Envelope& envelope, std::size_t max_bytes) {
-  return check(count_of(envelope), "an envelope", max_bytes);
-}
-
 Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
   if (bytes.size() > kMaxEnvelopeBytes) {
     return fail(Code::kTooLarge,
@@ -663,18 +643,9 @@ Result<T> decode_record(std::span<const std::byte> bytes) {
   template std::size_t encoded_bytes(const T&); \
   template Result<void> fits(const T&);         \
   template Result<T> decode_record(std::span<const std::byte>);
-SLIPWAY_RECORD(Dataset)
-SLIPWAY_RECORD(Job)
-SLIPWAY_RECORD(JobEvent)
-SLIPWAY_RECORD(Checkpoint)
-SLIPWAY_RECORD(Lease)
-SLIPWAY_RECORD(Version)
-SLIPWAY_RECORD(Model)
-SLIPWAY_RECORD(Alias)
-SLIPWAY_RECORD(AliasMove)
-SLIPWAY_RECORD(Quarantine)
-SLIPWAY_RECORD(StoredFile)
+SLIPWAY_RECORDS(SLIPWAY_RECORD)
 #undef SLIPWAY_RECORD
+#undef SLIPWAY_RECORDS
 
 msg::Error to_message(const Error& error) {
   return {.code = static_cast<std::uint8_t>(error.code),

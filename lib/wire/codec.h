@@ -25,7 +25,7 @@ struct Message {
 // Always one segment, of a size counted beforehand. What does not `fit` is encoded too, and refused by the reader.
 [[nodiscard]] Frame encode(const msg::Envelope& envelope);
 
-// The same of what fits. Errors: those of fits().
+// The same of what decode() takes. Errors: kTooLarge (over max_bytes, or a list of more than kMaxListItems).
 [[nodiscard]] Result<Frame> encode(const msg::Envelope& envelope, std::size_t max_bytes);
 
 // What encode() made, with another `deadline_ms`.
@@ -33,9 +33,6 @@ struct Message {
 
 // Bytes that encode() would make. Does not encode.
 [[nodiscard]] std::size_t encoded_bytes(const msg::Envelope& envelope);
-
-// Errors: kTooLarge (over max_bytes, or a list of more than kMaxListItems): decode() would refuse it.
-[[nodiscard]] Result<void> fits(const msg::Envelope& envelope, std::size_t max_bytes = kMaxEnvelopeBytes);
 
 // The correlation of what decode() refuses; 0: it cannot be told.
 [[nodiscard]] std::uint64_t correlation_of(std::span<const std::byte> bytes);

@@ -162,8 +162,10 @@ void travels(const T& body) {
                                .secret = std::string(256, 's'),
                                .payload_bytes = std::vector<std::uint64_t>(kMaxPayloadFrames, 1),
                                .body = body};
-  ASSERT_TRUE(fits(envelope)) << fits(envelope).error().message;
+  const auto fitting = encode(envelope, kMaxEnvelopeBytes);
+  ASSERT_TRUE(fitting) << fitting.error().message;
   const Frame frame = encode(envelope);
+  EXPECT_TRUE(std::ranges::equal(fitting->bytes(), frame.bytes()));
   EXPECT_EQ(frame.size(), encoded_bytes(envelope));
   EXPECT_EQ(segments_of(frame.bytes()), 1U);
   const auto back = decode(frame.bytes());
@@ -190,11 +192,13 @@ TEST(Codec, ReadsBackEveryLongMessageAtItsLimits) {
 }
 
 TEST(Codec, SaysWhereItIsMadeThatAMessageOrRecordWouldBeRefused) {
-  EXPECT_EQ(
-      fits(msg::Envelope{.request_id = {}, .body = msg::GetModel{std::string(kMaxEnvelopeBytes, 'm')}}).error().code,
-      Code::kTooLarge);
+  const auto code_of = [](msg::Body body) {
+    const auto encoded = encode({.request_id = {}, .body = std::move(body)}, kMaxEnvelopeBytes);
+    return encoded ? Code{} : encoded.error().code;
+  };
+  EXPECT_EQ(code_of(msg::GetModel{std::string(kMaxEnvelopeBytes, 'm')}), Code::kTooLarge);
   EXPECT_EQ(fits(a_file(kMaxListItems + 1)).error().code, Code::kTooLarge);
-  EXPECT_FALSE(fits(msg::Envelope{.request_id = {}, .body = msg::UploadedFiles{{a_file(kMaxListItems + 1)}}}));
+  EXPECT_EQ(code_of(msg::UploadedFiles{{a_file(kMaxListItems + 1)}}), Code::kTooLarge);
   Job job = a_job();
   job.document = std::string(kMaxRecordBytes, 'd');
   EXPECT_EQ(fits(job).error().code, Code::kTooLarge);
