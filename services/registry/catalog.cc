@@ -12,9 +12,7 @@
 namespace slipway::registry {
 namespace {
 
-constexpr std::size_t kMaxActorBytes = 256;
 constexpr std::size_t kMaxReasonBytes = 2'000;
-constexpr std::size_t kMaxKeyBytes = 255;  // as gateways take them
 
 // Of what a version is asked to be: its model, its files and its signature.
 Digest document_of(const msg::CommitVersion& question, const std::vector<StoredFile>& files) {

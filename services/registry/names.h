@@ -10,6 +10,9 @@
 
 namespace slipway::registry {
 
+inline constexpr std::size_t kMaxActorBytes = 256;  // who asked, as it is recorded
+inline constexpr std::size_t kMaxKeyBytes = 255;    // an idempotency key, as gateways take them
+
 // Names of models, data sets and aliases: [A-Za-z0-9][A-Za-z0-9._-]{0,127}. `what` says whose name it is in the
 // message. Errors: kInvalidArgument.
 [[nodiscard]] Result<void> check_name(std::string_view what, std::string_view name);

@@ -39,9 +39,8 @@ constexpr auto kHousekeepingEvery = 10s;
 constexpr auto kPurgeEvery = 1h;
 constexpr auto kPurgeMoreEvery = 2s;          // while there is more than one commit takes
 constexpr std::size_t kMaxRetired = 100'000;  // chunks; those that are too many wait for the sweep
-constexpr std::size_t kMaxActorBytes = 256;
-constexpr std::size_t kPartCharge = 4096;  // what a queued part costs besides its bytes
-constexpr auto kStandstill = 1s;           // a pause of the writer after which leases are extended by it
+constexpr std::size_t kPartCharge = 4096;     // what a queued part costs besides its bytes
+constexpr auto kStandstill = 1s;              // a pause of the writer after which leases are extended by it
 
 template <class... F>
 struct Overloaded : F... {
