@@ -13,7 +13,6 @@ class MemoryBudget {
  public:
   explicit MemoryBudget(std::uint64_t limit_bytes) : limit_(limit_bytes) {}
 
-  [[nodiscard]] std::uint64_t limit_bytes() const { return limit_; }
   [[nodiscard]] std::uint64_t held_bytes() const { return held_.load(std::memory_order_relaxed); }
 
  private:

@@ -83,7 +83,8 @@ Task<Result<Signature>> inspect(Services& services, const Call& call, StoredFile
   co_return std::move(inspected->signature);
 }
 
-Task<Result<Version>> make_version(Services& services, Call& call, RegistryUpload& upload, std::string signature_text) {
+Task<Result<Version>> make_version(Services& services, Call& call, RegistryUpload& upload, std::string signature_text,
+                                   std::string key) {
   auto signature = parse_signature(signature_text);
   if (!signature) {
     signature.error().message = "in form part 'signature': " + signature.error().message;
@@ -95,12 +96,11 @@ Task<Result<Version>> make_version(Services& services, Call& call, RegistryUploa
     co_return fail(Code::kInternal, std::format("the registry stored {} files of 1", files->size()));
   auto completed = co_await inspect(services, call, std::move(files->front()), std::move(*signature));
   if (!completed) co_return std::unexpected(completed.error());
-  auto committed =
-      co_await upload.commit<msg::Versions>(msg::CommitVersion{.upload = {},
-                                                               .model = call.param("model"),
-                                                               .signature = std::move(*completed),
-                                                               .actor = actor_of(call.request),
-                                                               .idempotency_key = *idempotency_key_of(call.request)});
+  auto committed = co_await upload.commit<msg::Versions>(msg::CommitVersion{.upload = {},
+                                                                            .model = call.param("model"),
+                                                                            .signature = std::move(*completed),
+                                                                            .actor = actor_of(call.request),
+                                                                            .idempotency_key = std::move(key)});
   if (!committed) co_return std::unexpected(committed.error());
   if (committed->items.size() != 1) co_return fail(Code::kInternal, "the registry answered a version with none");
   co_return std::move(committed->items.front());
@@ -108,14 +108,15 @@ Task<Result<Version>> make_version(Services& services, Call& call, RegistryUploa
 
 Task<Response> post_version(Services& services, Call& call) {
   if (auto named = check_name("model", call.param("model")); !named) co_return refuse(named.error(), call);
-  if (const auto key = idempotency_key_of(call.request); !key) co_return refuse(key.error(), call);
+  auto key = idempotency_key_of(call.request);
+  if (!key) co_return refuse(key.error(), call);
   RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id);
   auto form = co_await read_form(upload, call);
   if (!form) {
     const bool slow = form.error().code == Code::kDeadlineExceeded;
     co_return slow ? error_response(408, form.error(), Dialect::kOwn, call.request) : refuse(form.error(), call);
   }
-  auto version = co_await make_version(services, call, upload, std::move(form->signature));
+  auto version = co_await make_version(services, call, upload, std::move(form->signature), std::move(*key));
   if (!version) co_return refuse(version.error(), call);
   services.cache.forget(version->model);
   Response response = json_response(201, slipway::json_text(to_json(*version)));
