@@ -39,6 +39,16 @@ class EngineTest : public testing::Test {
         std::make_shared<const LoadedVersion>(LoadedVersion{.key = key, .signature = signature, .model = *model}));
   }
 
+  // With a digest, which marks are named after.
+  void add_uploaded(Engine& engine, const std::string& source) {
+    auto model = TorchModel::load(save_module(folder_, "uploaded.pt", source), Origin::kUploaded, rows_of(2));
+    ASSERT_TRUE(model);
+    Digest digest;
+    digest.bytes.fill(7);
+    engine.add(std::make_shared<const LoadedVersion>(
+        LoadedVersion{.key = kKey, .signature = rows_of(2), .model = *model, .digest = digest, .uploaded = true}));
+  }
+
   static CheckedInputs inputs(const std::vector<float>& values, std::int64_t width = 2) {
     const auto rows = static_cast<std::int64_t>(values.size()) / width;
     return {.specs = {f32("x", {rows, width})}, .frames = {Frame::of(values)}, .rows = rows};
@@ -226,12 +236,7 @@ TEST_F(EngineTest, TheFirstRunOfAnUploadedFileLeavesAMarkWhileItLasts) {
   const auto marks = folder_.path() / "marks";
   std::filesystem::create_directories(marks);
   Engine engine({.limits = {.max_rows = 1, .max_queued_rows = 10, .max_wait = 0us}, .marks = marks});
-  auto model = TorchModel::load(save_module(folder_, "slow.pt", kSlow), Origin::kUploaded, rows_of(2));
-  ASSERT_TRUE(model);
-  Digest digest;
-  digest.bytes.fill(7);
-  engine.add(std::make_shared<const LoadedVersion>(
-      LoadedVersion{.key = kKey, .signature = rows_of(2), .model = *model, .digest = digest, .uploaded = true}));
+  add_uploaded(engine, kSlow);
   const auto marked = [&] { return !std::filesystem::is_empty(marks); };
 
   auto first = submit(engine, inputs({1, 2}));
@@ -263,12 +268,7 @@ TEST_F(EngineTest, OfBatchesThatRunAtOnceOnlyTheFirstLeavesAMark) {
   const auto marks = folder_.path() / "marks";
   std::filesystem::create_directories(marks);
   Engine engine({.instances = 3, .limits = {.max_rows = 1, .max_queued_rows = 10, .max_wait = 0us}, .marks = marks});
-  auto model = TorchModel::load(save_module(folder_, "slow.pt", kSlow), Origin::kUploaded, rows_of(2));
-  ASSERT_TRUE(model);
-  Digest digest;
-  digest.bytes.fill(7);
-  engine.add(std::make_shared<const LoadedVersion>(
-      LoadedVersion{.key = kKey, .signature = rows_of(2), .model = *model, .digest = digest, .uploaded = true}));
+  add_uploaded(engine, kSlow);
   std::vector<std::future<Result<Answer>>> asked;
   for (int i = 0; i < 3; ++i) asked.push_back(submit(engine, inputs({1, 2})));
   std::ptrdiff_t most = 0;
