@@ -129,7 +129,7 @@ Result<std::unique_ptr<HealthServer>> HealthServer::start(const std::string& add
   std::array options{"listening_ports", where.c_str(),
                      // Requests that never end hold a thread each until their time is up: even dozens of them keep
                      // the next one waiting for a second or two, which a liveness probe forgives.
-                     "num_threads", "8", "connection_queue", "256", "request_timeout_ms", "500", "enable_keep_alive",
+                     "num_threads", "4", "connection_queue", "256", "request_timeout_ms", "500", "enable_keep_alive",
                      "no", "enable_directory_listing", "no", static_cast<const char*>(nullptr)};
   const mg_callbacks callbacks{};
   impl->context = mg_start(&callbacks, nullptr, options.data());
