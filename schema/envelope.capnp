@@ -27,7 +27,7 @@ struct Envelope {
     infer @11 :Infer;           # gateway -> inferencer; one payload frame per input
     inferred @12 :Inferred;     # the answer; one payload frame per output
     cancel @13 :Cancel;         # gateway -> inferencer: nobody waits for `correlation` any more
-    runJob @14 :RunJob;         # gateway -> trainer, answered ok or error; registry -> gateway, answer to claimJob
+    runJob @14 :RunJob;         # registry -> trainer, answer to claimJob
     inspect @15 :Inspect;       # gateway -> inferencer: may this uploaded file be served?
     inspected @16 :Inspected;
 
@@ -54,7 +54,7 @@ struct Envelope {
     listJobEvents @34 :ListJobEvents;
     jobEvents @35 :JobEvents;
 
-    claimJob @36 :ClaimJob;             # gateway, for a trainer with credit; answered runJob, or error notFound: none waits
+    claimJob @36 :ClaimJob;             # trainer that is idle; answered runJob, or error notFound: none waits
     reportJob @37 :ReportJob;           # trainer; renews the lease; answered jobOrders
     jobOrders @38 :JobOrders;
     commitCheckpoint @39 :CommitCheckpoint; # trainer; answered ok
@@ -84,6 +84,8 @@ struct Envelope {
     quarantines @60 :Quarantines;
     listUnreadable @61 :ListUnreadable;
     unreadable @62 :Unreadable;
+
+    offerJob @63 :OfferJob;             # gateway -> an idle trainer: there is work; a hint, never answered
   }
 }
 
@@ -113,7 +115,7 @@ struct Welcome {
 }
 
 struct Heartbeat {
-  credits @0 :UInt32;           # requests (or jobs) this gateway may have outstanding here, in all
+  credits @0 :UInt32;           # requests this gateway may have outstanding here, in all; a trainer's: 1 idle, 0 busy
   loaded @1 :List(VersionKey);
   draining @2 :Bool;            # finishing what it has; send nothing new
 }
@@ -139,6 +141,10 @@ struct Cancel {
 struct RunJob {
   job @0 :Records.Job;
   lease @1 :Records.Lease;
+}
+
+struct OfferJob {
+  job @0 :Text;                 # that waited when it was offered; a claim gets the oldest
 }
 
 struct Inspect {
@@ -212,7 +218,10 @@ struct ListJobEvents {
 
 struct JobEvents { items @0 :List(Records.JobEvent); }
 
-struct ClaimJob { worker @0 :Text; }
+struct ClaimJob {
+  worker @0 :Text;
+  number @1 :UInt64;            # one more once the last claim's answer has come; the same number has the same answer
+}
 
 struct ReportJob {
   lease @0 :Records.Lease;

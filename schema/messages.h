@@ -60,6 +60,9 @@ struct RunJob {
   Job job;
   Lease lease;
 };
+struct OfferJob {
+  JobId job;
+};
 struct Inspect {
   StoredFile file;
   Signature signature;
@@ -143,6 +146,7 @@ struct JobEvents {
 
 struct ClaimJob {
   WorkerId worker;
+  std::uint64_t number{};
 };
 struct ReportJob {
   Lease lease;
@@ -273,7 +277,7 @@ using Body =
                  CancelJob, ListJobEvents, JobEvents, ClaimJob, ReportJob, JobOrders, CommitCheckpoint, GetCheckpoint,
                  Checkpoints, Publish, EndAttempt, CommitVersion, GetVersion, ListVersions, Versions, GetModel,
                  ListModels, Models, MoveAlias, ListAliasMoves, AliasMoves, Changed, QuarantineFile, LiftQuarantine,
-                 ListQuarantines, Quarantines, ListUnreadable, Unreadable>;
+                 ListQuarantines, Quarantines, ListUnreadable, Unreadable, OfferJob>;
 
 struct Envelope {
   std::uint64_t correlation = 0;  // 0: no answer wanted

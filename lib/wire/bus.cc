@@ -169,6 +169,7 @@ struct Bus::State {
                    .outbox = {}};
       auto& socket = entry.socket;
       socket.set(zmq::sockopt::linger, 0);
+      socket.set(zmq::sockopt::ipv6, address.starts_with('['));
       socket.set(zmq::sockopt::sndhwm, 1000);
       socket.set(zmq::sockopt::rcvhwm, 1000);
       socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.max_frame_bytes));

@@ -1,16 +1,17 @@
 #include "lib/wire/worker_link.h"
 
-#include <netdb.h>
 #include <spdlog/spdlog.h>
 
 #include <atomic>
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <random>
 #include <set>
 #include <thread>
 
 #include "lib/base/log.h"
+#include "lib/wire/address_list.h"
 
 namespace slipway {
 namespace {
@@ -18,27 +19,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kHeartbeatEvery = std::chrono::seconds(1);
 constexpr auto kSilence = std::chrono::seconds(15);  // without a word, and gone from DNS: forgotten
-constexpr auto kResolveEvery = std::chrono::seconds(5);
-
-// Every literal address of "host:port"; empty when it does not resolve.
-std::set<std::string> resolve(const std::string& address) {
-  std::set<std::string> found;
-  const auto colon = address.rfind(':');
-  if (colon == std::string::npos) return found;
-  addrinfo hints{};
-  hints.ai_family = AF_INET;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* list = nullptr;
-  if (getaddrinfo(address.substr(0, colon).c_str(), nullptr, &hints, &list) != 0) return found;
-  for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
-    char host[NI_MAXHOST];
-    if (getnameinfo(entry->ai_addr, entry->ai_addrlen, host, sizeof host, nullptr, 0, NI_NUMERICHOST) == 0) {
-      found.insert(host + address.substr(colon));
-    }
-  }
-  freeaddrinfo(list);
-  return found;
-}
+constexpr auto kResolveEvery = std::chrono::milliseconds(2000);
+constexpr auto kRefusedFor = std::chrono::seconds(5);
 
 struct Gateway {
   SocketId socket{};
@@ -64,6 +46,7 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
   const std::string secret;
   const State state;
   const OnRequest on_request;
+  const std::size_t first_of_remainder = std::hash<std::string>()(hello.worker_id.text());
   std::map<std::string, Gateway> gateways;  // by literal address
   std::atomic<int> welcomed{0};
   bool closed = false;
@@ -83,8 +66,9 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
     bus.send(gateway.socket, {.envelope = {.request_id = {}, .secret = secret, .body = hello}, .payload = {}});
   }
 
-  // This gateway's share of the credits: the remainder goes to the first ones.
+  // This gateway's share of an inferencer's credits. A trainer's says that it is idle, which every gateway may know.
   msg::Heartbeat share(const std::string& address, msg::Heartbeat whole) const {
+    if (hello.role == msg::Role::kTrainer) return whole;
     std::uint32_t count = 0;
     std::uint32_t position = 0;
     for (const auto& [other, gateway] : gateways) {
@@ -92,7 +76,10 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
       if (other == address) position = count;
       ++count;
     }
-    if (count > 0) whole.credits = whole.credits / count + (position < whole.credits % count ? 1 : 0);
+    if (count == 0) return whole;
+    // The remainder goes to some, other ones for each worker: else one gateway would have all of few credits.
+    const auto turned = static_cast<std::uint32_t>((position + first_of_remainder) % count);
+    whole.credits = whole.credits / count + (turned < whole.credits % count ? 1 : 0);
     return whole;
   }
 
@@ -151,7 +138,7 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
       if (incoming.message.envelope.correlation == 0) {
         spdlog::error("gateway refused us address={} message={}", address, log_value(error->message));
         gateway.welcomed = false;
-        gateway.next_beat = Clock::now() + kResolveEvery;  // it may be replaced by one of our release
+        gateway.next_beat = Clock::now() + kRefusedFor;  // it may be replaced by one of our release
         count_welcomed();
       }
     } else if (!std::holds_alternative<msg::Ok>(body)) {
@@ -195,34 +182,30 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
     beat(Clock::now(), false);
   }
 
-  void resolve_all(const std::vector<std::string>& names) {
-    std::set<std::string> addresses;
-    bool all_known = true;
-    for (const auto& name : names) {
-      auto found = resolve(name);
-      all_known = all_known && !found.empty();
-      addresses.merge(found);
-    }
+  void find_gateways(const std::vector<std::string>& places) {
     // A name server that is away must not make us forget gateways that answer.
-    bus.post([self = shared_from_this(), addresses = std::move(addresses), all_known]() mutable {
-      if (!all_known) {
-        for (const auto& [address, gateway] : self->gateways) addresses.insert(address);
+    bus.post([self = shared_from_this(), addresses = look_up(places)]() mutable {
+      if (!addresses.complete) {
+        for (const auto& [address, gateway] : self->gateways) addresses.found.insert(address);
       }
-      self->found_addresses(addresses);
+      self->found_addresses(addresses.found);
     });
   }
 
-  void resolve_loop(const std::vector<std::string>& names) {
+  void resolve_loop(const std::vector<std::string>& places) {
+    // Apart from each other, so that many workers do not ask the name server at once.
+    std::minstd_rand random(static_cast<unsigned>(first_of_remainder));
+    std::uniform_int_distribution<int> late_ms(0, static_cast<int>(kResolveEvery.count()) / 4);
     std::unique_lock lock(mutex);
     while (!stopping) {
       lock.unlock();
       try {
-        resolve_all(names);
+        find_gateways(places);
       } catch (const std::exception& failure) {
         spdlog::error("gateways not looked up message={}", log_value(failure.what()));
       }
       lock.lock();
-      stop.wait_for(lock, kResolveEvery, [this] { return stopping; });
+      stop.wait_for(lock, kResolveEvery + std::chrono::milliseconds(late_ms(random)), [this] { return stopping; });
     }
   }
 };
@@ -234,7 +217,7 @@ WorkerLink::WorkerLink(Bus& bus, msg::Hello hello, std::vector<std::string> gate
   bus.on_tick([weak](Clock::time_point now) {
     if (const auto self = weak.lock(); self && !self->closed) self->on_tick(now);
   });
-  impl_->resolver = std::thread([self = impl_.get(), names = std::move(gateways)] { self->resolve_loop(names); });
+  impl_->resolver = std::thread([self = impl_.get(), places = std::move(gateways)] { self->resolve_loop(places); });
 }
 
 WorkerLink::~WorkerLink() {

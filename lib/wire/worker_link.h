@@ -13,14 +13,16 @@ namespace slipway {
 // Life: must not outlive the bus. Threads: any; `state` and `on_request` run on the bus thread and must not block.
 class WorkerLink {
  public:
-  // What this worker can take now in all; the link shares `credits` out among the gateways that have welcomed it.
+  // What this worker can take now in all. The link shares an inferencer's `credits` out among the gateways that have
+  // welcomed it; a trainer's go to each, since they only say that it is idle.
   using State = std::function<msg::Heartbeat()>;
-  // A request (infer, cancel, runJob, inspect) and where its answer goes: Bus::answer(incoming.socket, ...) with the
+  // A request (infer, cancel, offerJob, inspect) and where its answer goes: Bus::answer(incoming.socket, ...) with the
   // request's correlation. When it throws, the asker is answered kInternal.
   using OnRequest = std::function<void(Incoming)>;
 
-  // `gateways` are "host:port"; names are resolved again every few seconds in a thread of the link's own, and every
-  // address of a name is dialled. `secret` is the cluster's and is shown with HELLO; empty: none.
+  // `gateways` as for look_up: addresses, names or files, which are looked up again every two seconds in a thread of
+  // the link's own; every address found is dialled, and one that is not found any more is given up once it is silent.
+  // `secret` is the cluster's and is shown with HELLO; empty: none.
   WorkerLink(Bus& bus, msg::Hello hello, std::vector<std::string> gateways, State state, OnRequest on_request,
              std::string secret = {});
   ~WorkerLink();

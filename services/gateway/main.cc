@@ -111,7 +111,7 @@ int main(int argc, char** argv) {
   const int signal = wait_for_stop_signal();
   spdlog::info("stopping signal={}", signal);
   draining = true;
-  workers.stop_dispatch();
+  workers.stop_offers();
   std::this_thread::sleep_for(std::chrono::milliseconds(settings.drain_grace_ms));
   events.close();
   const bool finished =

@@ -29,6 +29,8 @@ Metrics::Metrics()
       outstanding(gauge("slipway_gateway_outstanding_predictions", "Predictions that wait or are at an inferencer")),
       shed(counter("slipway_gateway_shed_requests_total", "Requests refused because the queue was full")),
       retries(counter("slipway_gateway_retries_total", "Requests sent once more to another inferencer")),
+      jobs_offered(
+          counter("slipway_gateway_jobs_offered_total", "Offers of waiting jobs that were sent to idle trainers")),
       hangups(counter("slipway_gateway_hangups_total", "Requests given up because the client hung up")),
       workers_lost(counter("slipway_gateway_workers_lost_total", "Workers that went silent or were replaced")),
       handler_failures(counter("slipway_gateway_handler_failures_total", "Handlers that ended in an exception")),

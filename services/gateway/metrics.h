@@ -35,6 +35,7 @@ class Metrics {
   prometheus::Gauge& outstanding;  // queued, and at inferencers
   prometheus::Counter& shed;
   prometheus::Counter& retries;
+  prometheus::Counter& jobs_offered;
   prometheus::Counter& hangups;
   prometheus::Counter& workers_lost;
   prometheus::Counter& handler_failures;

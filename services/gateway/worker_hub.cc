@@ -10,7 +10,7 @@
 #include "lib/base/log.h"
 #include "lib/base/random_id.h"
 #include "lib/base/secret.h"
-#include "services/gateway/job_dispatcher.h"
+#include "services/gateway/job_offers.h"
 #include "services/gateway/metrics.h"
 
 namespace slipway::gateway {
@@ -21,9 +21,6 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kProbeEvery = std::chrono::seconds(1);
 constexpr auto kSilentAfter = std::chrono::seconds(5);
 constexpr auto kKnockEvery = std::chrono::milliseconds(250);
-// Longer than the dispatcher waits: a job that comes later is leased all the same, and must be given back.
-constexpr auto kClaimHeard = std::chrono::seconds(30);
-static_assert(kClaimHeard > JobDispatcher::kClaimWithin);
 
 // One handler that throws must not take the bus thread, and the process, with it. Returns whether there was none.
 template <class Work>
@@ -57,7 +54,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
         workers(std::move(rel)),
         router(workers, static_cast<std::size_t>(std::max<std::int64_t>(settings.max_queued_requests, 0)),
                Clock::now()),
-        dispatcher(workers) {}
+        offers(workers) {}
 
   Bus& bus;
   Caller& registry;
@@ -68,7 +65,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   SocketId socket{};  // where workers' messages come from: known with the first of them
   WorkerTable workers;
   InferenceRouter router;
-  JobDispatcher dispatcher;
+  JobOffers offers;
   std::unordered_map<std::uint64_t, Open> open;
   std::uint64_t counted_retries = 0;
   std::set<Peer> unreachable;  // gone, but what they said last may not be read yet
@@ -155,50 +152,11 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     counted_retries = router.retries();
   }
 
-  void run(JobDispatcher::Actions actions) {
-    for (std::size_t i = 0; i < actions.size(); ++i) {
-      if (const auto* claim = std::get_if<Claim>(&actions[i])) {
-        registry.call(msg::ClaimJob{.worker = claim->worker}, {},
-                      {.deadline = kClaimHeard, .repeat_after = {}, .request_id = {}},
-                      [weak = weak_from_this(), number = claim->number](Result<Message> answer) {
-                        const auto self = weak.lock();
-                        if (!self) return;
-                        if (!answer && answer.error().code != Code::kNotFound) {
-                          spdlog::warn("no claim code={} message={}", code_name(answer.error().code),
-                                       log_value(answer.error().message));
-                        }
-                        guarded("claim", [&] {
-                          auto run = Caller::as<msg::RunJob>(std::move(answer));
-                          JobDispatcher::Actions more;
-                          self->dispatcher.on_claimed(number, run ? std::optional(std::move(*run)) : std::nullopt,
-                                                      Clock::now(), more);
-                          self->run(std::move(more));
-                        });
-                      });
-      } else if (auto* hand_over = std::get_if<HandOver>(&actions[i])) {
-        spdlog::info("job handed over job={} lease={} worker={}", hand_over->run.job.id.text(),
-                     hand_over->run.lease.epoch, hand_over->run.lease.holder.text());
-        const Peer peer = hand_over->peer;
-        const std::uint64_t attempt = hand_over->attempt;
-        std::string request_id = hand_over->run.job.request_id;
-        const auto sent = bus.send(socket, peer,
-                                   {.envelope = {.correlation = attempt,
-                                                 .deadline_ms = 0,
-                                                 .request_id = std::move(request_id),
-                                                 .body = std::move(hand_over->run)},
-                                    .payload = {}});
-        if (!sent)
-          dispatcher.on_refused(peer, attempt, "the job could not be sent to the trainer", Clock::now(), actions);
-      } else if (auto* back = std::get_if<GiveBack>(&actions[i])) {
-        spdlog::warn("job given back job={} lease={} reason={}", back->end.lease.job.text(), back->end.lease.epoch,
-                     log_value(back->end.message));
-        registry.call(std::move(back->end), {},
-                      {.deadline = std::chrono::seconds(30), .repeat_after = std::chrono::seconds(2), .request_id = {}},
-                      [](const Result<Message>& answer) {
-                        // Its lease runs out all the same.
-                        if (!answer) spdlog::warn("giving back failed message={}", log_value(answer.error().message));
-                      });
-      }
+  // A trainer that hears of one twice, late or in vain loses nothing.
+  void offer_jobs() {
+    for (const auto& [peer, job] : offers.offers(Clock::now())) {
+      metrics().jobs_offered.Increment();
+      send(peer, 0, msg::OfferJob{.job = job});
     }
   }
 
@@ -208,9 +166,6 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     InferenceRouter::Actions routed;
     router.on_peer_lost(peer, Clock::now(), routed);
     run(std::move(routed));
-    JobDispatcher::Actions dispatched;
-    dispatcher.on_peer_lost(peer, dispatched);
-    run(std::move(dispatched));
   }
 
   void count_workers() {
@@ -224,9 +179,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     InferenceRouter::Actions routed;
     router.pump(Clock::now(), routed);
     run(std::move(routed));
-    JobDispatcher::Actions dispatched;
-    dispatcher.wake(Clock::now(), dispatched);
-    run(std::move(dispatched));
+    offer_jobs();
   }
 
   void refuse(const Peer& peer, std::uint64_t correlation, const msg::Hello& hello, const Error& why) {
@@ -272,17 +225,9 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
       const Error decoded = from_message(*error);
       InferenceRouter::Actions routed;
       router.on_error(incoming.peer, correlation, decoded, Clock::now(), routed);
-      run(std::move(routed));
-      JobDispatcher::Actions dispatched;
-      dispatcher.on_refused(incoming.peer, correlation, decoded.message, Clock::now(), dispatched);
-      run(std::move(dispatched));
-      return;
+      return run(std::move(routed));
     }
-    if (std::holds_alternative<msg::Ok>(envelope.body)) {
-      JobDispatcher::Actions dispatched;
-      dispatcher.on_accepted(incoming.peer, correlation, Clock::now(), dispatched);
-      return run(std::move(dispatched));
-    }
+    if (std::holds_alternative<msg::Ok>(envelope.body)) return;
     InferenceRouter::Actions routed;
     if (!std::holds_alternative<msg::Inferred>(envelope.body) &&
         !std::holds_alternative<msg::Inspected>(envelope.body)) {
@@ -302,11 +247,9 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     heard_registry();
     cache.on_changed(*changed);
     events.on_changed(*changed);
-    if (changed->subject == msg::Subject::kJob &&
-        (changed->state == JobState::kQueued || changed->state == JobState::kRetrying)) {
-      JobDispatcher::Actions dispatched;
-      dispatcher.wake(Clock::now(), dispatched);
-      run(std::move(dispatched));
+    if (changed->subject == msg::Subject::kJob) {
+      offers.on_job(JobId(changed->key), changed->state, Clock::now());
+      offer_jobs();
     }
   }
 
@@ -357,9 +300,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     InferenceRouter::Actions routed;
     router.on_tick(now, routed);
     run(std::move(routed));
-    JobDispatcher::Actions dispatched;
-    dispatcher.on_tick(now, dispatched);
-    run(std::move(dispatched));
+    offer_jobs();
     probe(now);
     metrics().registry_up.Set(registry_reachable(now) ? 1 : 0);
   }
@@ -441,8 +382,8 @@ void WorkerHub::cancel(RequestId id) {
   });
 }
 
-void WorkerHub::stop_dispatch() {
-  state_->bus.post([state = state_] { state->dispatcher.stop(); });
+void WorkerHub::stop_offers() {
+  state_->bus.post([state = state_] { state->offers.stop(); });
 }
 
 int WorkerHub::inferencers() const { return state_->inferencer_count; }

@@ -48,8 +48,8 @@ class WorkerHub {
   RequestId ask(Question question, Answer answer);
   void cancel(RequestId id);
 
-  // Claims no more jobs.
-  void stop_dispatch();
+  // Offers no more jobs to trainers.
+  void stop_offers();
 
   // Answers every open question, and every later one, with kUnavailable; returns once that has happened, and with it
   // everything that was posted to the bus before. Idempotent; not on the bus thread.

@@ -82,11 +82,12 @@ std::optional<Peer> WorkerTable::pick_inferencer(const std::optional<msg::Versio
   return best == nullptr ? std::nullopt : std::optional(best->first);
 }
 
-std::optional<Peer> WorkerTable::pick_trainer() const {
-  const auto found = std::ranges::find_if(workers_, [](const auto& entry) {
-    return entry.second.role == msg::Role::kTrainer && entry.second.has_credit();
-  });
-  return found == workers_.end() ? std::nullopt : std::optional(found->first);
+std::vector<Peer> WorkerTable::idle_trainers() const {
+  std::vector<Peer> idle;
+  for (const auto& [peer, worker] : workers_) {
+    if (worker.role == msg::Role::kTrainer && worker.has_credit()) idle.push_back(peer);
+  }
+  return idle;
 }
 
 void WorkerTable::take(const Peer& peer, std::int64_t rows) {

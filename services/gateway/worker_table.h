@@ -57,7 +57,9 @@ class WorkerTable {
   // `avoid` is taken only when there is no other.
   [[nodiscard]] std::optional<Peer> pick_inferencer(const std::optional<msg::VersionKey>& version,
                                                     const std::optional<Peer>& avoid = std::nullopt) const;
-  [[nodiscard]] std::optional<Peer> pick_trainer() const;
+
+  // Trainers that run no job and do not drain, by peer.
+  [[nodiscard]] std::vector<Peer> idle_trainers() const;
 
   // One more, one less outstanding at `peer`; unknown peers are ignored.
   void take(const Peer& peer, std::int64_t rows);

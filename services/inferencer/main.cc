@@ -59,7 +59,8 @@ int main(int argc, char** argv) {
 
   Options options("Loads model versions and answers predictions.", "slipway-inferencer");
   settings.add_to(options);
-  options.add("gateways", server_options.gateways, "Gateways to serve, host:port; names stand for all their addresses");
+  options.add("gateways", server_options.gateways,
+              "Gateways to serve: host:port, where a name stands for all its addresses, or @FILE with one a line");
   options.add("registry", server_options.registry, "Registry's port for calls, host:port");
   options.add("registry-events", server_options.registry_events, "Registry's port for events, host:port");
   options.add("cache-dir", cache_dir, "Folder for downloaded model files");

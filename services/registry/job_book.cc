@@ -474,10 +474,53 @@ Result<JobBook::Order> JobBook::order_of(std::uint64_t number) const {
   return order;
 }
 
-Result<msg::RunJob> JobBook::claim(const WorkerId& worker, Now now) {
+Result<msg::RunJob> JobBook::claim(const msg::ClaimJob& question, Now now) {
+  const WorkerId& worker = question.worker;
   if (auto plain = check_line("worker id", worker.text(), 128); !plain) return std::unexpected(plain.error());
   if (worker.empty()) return fail(Code::kInvalidArgument, "a claim that names no worker");
+  if (question.number == 0) return claim_next(worker, now);
 
+  const auto last = claims_.find(worker);
+  if (last != claims_.end() && question.number <= last->second.number) {
+    if (question.number == last->second.number && !last->second.job.empty())
+      return claimed_before(worker, last->second.job);
+    return fail(Code::kNotFound, std::format("claim {} was answered before: no job waited", question.number));
+  }
+  // A claim from before this registry's start, or nothing is known of this worker: who claims runs no job.
+  if (const auto held = leases_.held_by(worker); held && last == claims_.end()) {
+    auto run = claimed_before(worker, *held);
+    if (run) remember_claim(question, run->job.id, now);
+    return run;
+  }
+  auto run = claim_next(worker, now);
+  if (run || run.error().code == Code::kNotFound) remember_claim(question, run ? run->job.id : JobId(), now);
+  return run;
+}
+
+void JobBook::remember_claim(const msg::ClaimJob& question, JobId job, Now now) {
+  constexpr std::size_t kMany = 1'000;
+  constexpr auto kLong = std::chrono::hours(1);
+  if (claims_.size() >= kMany)
+    std::erase_if(claims_, [&](const auto& claim) { return now.steady - claim.second.at > kLong; });
+  claims_.insert_or_assign(question.worker,
+                           LastClaim{.number = question.number, .job = std::move(job), .at = now.steady});
+}
+
+Result<msg::RunJob> JobBook::claimed_before(const WorkerId& worker, const JobId& job) const {
+  const auto number = job_number(job);
+  if (!number || leases_.held_by(worker) != job)
+    return fail(Code::kNotFound, std::format("the lease of {} has ended since it was claimed", job.text()));
+  auto order = order_of(*number);
+  if (!order) return std::unexpected(std::move(order).error());
+  auto lease = store_.get_record<Lease>(Family::kLeases, number_key(*number));
+  if (!lease) return std::unexpected(std::move(lease).error());
+  if (!*lease || !leases_.check(**lease)) return fail(Code::kNotFound, "the lease has ended since it was claimed");
+  msg::RunJob run{.job = std::move(order->change.job), .lease = std::move(**lease)};
+  run.job.document = std::move(order->document);
+  return run;
+}
+
+Result<msg::RunJob> JobBook::claim_next(const WorkerId& worker, Now now) {
   Result<Order> order = fail(Code::kNotFound, "no job waits");
   for (const std::uint64_t number : waiting_) {
     auto next = order_of(number);

@@ -63,9 +63,10 @@ class JobBook {
   [[nodiscard]] Result<Job> cancel(const JobId& id, Now now);
   [[nodiscard]] Result<std::vector<JobEvent>> events(const msg::ListJobEvents& question) const;
 
-  // The oldest job that waits and can be read, with a lease whose token nobody else learns.
-  // Errors: kNotFound (none), kInvalidArgument (no worker named).
-  [[nodiscard]] Result<msg::RunJob> claim(const WorkerId& worker, Now now);
+  // The oldest job that waits and can be read, with a lease whose token nobody else learns. A claim whose answer was
+  // lost comes again under its number and gets the same job; without a number every claim is a new one.
+  // Errors: kNotFound (none waits; or none did when this number came before), kInvalidArgument (no worker named).
+  [[nodiscard]] Result<msg::RunJob> claim(const msg::ClaimJob& question, Now now);
   // A report whose answer was lost comes again: it is known by its number. One without a number may come with more
   // behind it: events at its start that the last one under this lease began with are not told twice.
   // Errors: kInvalidArgument (an event of a kind that is not the trainer's).
@@ -120,6 +121,13 @@ class JobBook {
     void add(std::string kind, std::string message);
   };
 
+  // A worker's last numbered claim.
+  struct LastClaim {
+    std::uint64_t number = 0;
+    JobId job;  // that it got; empty: none
+    LeaseTable::TimePoint at;
+  };
+
   // A waiting job with all that a trainer needs.
   struct Order {
     Change change;
@@ -130,6 +138,9 @@ class JobBook {
   [[nodiscard]] Result<Job> job_of(std::uint64_t number) const;
   [[nodiscard]] Result<Change> change_of(std::uint64_t number) const;
   [[nodiscard]] Result<Order> order_of(std::uint64_t number) const;
+  [[nodiscard]] Result<msg::RunJob> claimed_before(const WorkerId& worker, const JobId& job) const;
+  [[nodiscard]] Result<msg::RunJob> claim_next(const WorkerId& worker, Now now);
+  void remember_claim(const msg::ClaimJob& question, JobId job, Now now);
   [[nodiscard]] Result<Change> change_under(const Lease& lease) const;
   [[nodiscard]] Result<void> save(Change change, Now now);
   [[nodiscard]] Result<bool> ended_with(const Lease& lease, std::string_view what) const;
@@ -147,6 +158,7 @@ class JobBook {
   LeaseTable leases_;
   std::map<std::uint64_t, Live> live_;  // unfinished jobs
   std::set<std::uint64_t> waiting_;     // queued and retrying ones
+  std::map<WorkerId, LastClaim> claims_;
   std::array<std::int64_t, kJobStates> by_state_{};
   std::vector<Digest> retired_;
   std::uint64_t last_job_ = 0;

@@ -1,5 +1,6 @@
 #include "services/registry/lease_table.h"
 
+#include <algorithm>
 #include <format>
 
 #include "lib/base/secret.h"
@@ -31,6 +32,11 @@ Result<void> LeaseTable::check(const Lease& lease) const {
                 std::format("the lease of {} with epoch {} has another token", lease.job.text(), lease.epoch));
   }
   return {};
+}
+
+std::optional<JobId> LeaseTable::held_by(const WorkerId& holder) const {
+  const auto found = std::ranges::find_if(held_, [&](const auto& held) { return held.second.holder == holder; });
+  return found == held_.end() ? std::nullopt : std::optional(found->first);
 }
 
 std::vector<Lease> LeaseTable::take_expired(TimePoint now) {

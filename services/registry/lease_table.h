@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ class LeaseTable {
   [[nodiscard]] Result<void> check(const Lease& lease) const;
 
   void release(const JobId& job) { held_.erase(job); }
+
+  // The job of a lease that `holder` has in force.
+  [[nodiscard]] std::optional<JobId> held_by(const WorkerId& holder) const;
 
   // Takes out the leases whose end is at or before `now`.
   [[nodiscard]] std::vector<Lease> take_expired(TimePoint now);

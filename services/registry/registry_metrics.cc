@@ -24,7 +24,8 @@ constexpr std::array kKinds{"nothing",        "error",          "ok",
                             "listModels",     "models",         "moveAlias",
                             "listAliasMoves", "aliasMoves",     "changed",
                             "quarantineFile", "liftQuarantine", "listQuarantines",
-                            "quarantines",    "listUnreadable", "unreadable"};
+                            "quarantines",    "listUnreadable", "unreadable",
+                            "offerJob"};
 static_assert(kKinds.size() == std::variant_size_v<msg::Body>);
 
 constexpr std::array kStates{"queued", "starting", "running", "retrying", "succeeded", "failed", "cancelled"};

@@ -569,7 +569,7 @@ struct Server::State {
   void handle(const Call& c, const msg::CreateJob& q) { answer_list<msg::Jobs>(c, jobs.create(q, now())); }
   void handle(const Call& c, const msg::CancelJob& q) { answer_list<msg::Jobs>(c, jobs.cancel(q.id, now())); }
   void handle(const Call& c, const msg::ClaimJob& q) {
-    auto run = jobs.claim(q.worker, now());
+    auto run = jobs.claim(q, now());
     if (run) {
       spdlog::info("job claimed job={} attempt={} worker={}", run->job.id.text(), run->job.attempt,
                    log_value(q.worker.text()));

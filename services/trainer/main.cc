@@ -31,7 +31,8 @@ int main(int argc, char** argv) {
 
   Options options("Runs training jobs, one at a time.", "slipway-trainer");
   settings.add_to(options);
-  options.add("gateways", server_options.gateways, "Gateways to serve, host:port; names stand for all their addresses");
+  options.add("gateways", server_options.gateways,
+              "Gateways to serve: host:port, where a name stands for all its addresses, or @FILE with one a line");
   options.add("registry", server_options.registry, "Registry's port for calls, host:port");
   options.add("work-dir", work_dir, "Folder for downloaded data sets");
   options.add("cache-bytes", server_options.attempt.cache_bytes,

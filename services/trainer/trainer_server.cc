@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -20,7 +21,17 @@
 #include "services/trainer/metrics.h"
 
 namespace slipway::trainer {
-namespace {}  // namespace
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Offers may be lost, and gateways may be away: an idle trainer asks by itself too, some seconds after its last claim.
+constexpr auto kAskEvery = std::chrono::seconds(5);
+constexpr auto kClaimDeadline = std::chrono::seconds(30);
+constexpr auto kRepeatClaim = std::chrono::seconds(2);
+constexpr auto kLastAnswers = std::chrono::seconds(2);
+
+}  // namespace
 
 struct TrainerServer::State {
   explicit State(Options given) : options(std::move(given)) {}
@@ -30,26 +41,23 @@ struct TrainerServer::State {
   std::unique_ptr<Caller> registry;
   std::unique_ptr<WorkerLink> link;
   std::atomic<bool> linked{false};  // `link` may be used
+  const WorkerId worker{"trainer-" + random_hex(64)};
 
   std::mutex mutex;
   std::condition_variable changed;
-  std::optional<msg::RunJob> next;  // taken, not begun
-  std::optional<Lease> running;     // from being taken until the attempt has ended
+  std::optional<msg::RunJob> next;  // claimed, not begun
+  std::optional<Lease> running;     // from the claim until the attempt has ended
   std::unique_ptr<Attempt> attempt;
   bool draining = false;
   bool ended = false;  // the training thread has
+  int asked = 0;       // claims and jobs given back whose answers have not come
   std::thread trainer;
 
-  void answer(const Incoming& to, msg::Body body) {
-    const auto correlation = to.message.envelope.correlation;
-    if (correlation == 0) return;
-    Message message;
-    message.envelope.correlation = correlation;
-    message.envelope.body = std::move(body);
-    if (const auto sent = bus.answer(to.socket, to.peer, std::move(message)); !sent) {
-      spdlog::warn("answer dropped code={} message={}", code_name(sent.error().code), log_value(sent.error().message));
-    }
-  }
+  // Bus thread only.
+  bool claiming = false;
+  bool offered = false;            // while a claim was under way, which may have come too early
+  std::uint64_t claim_number = 1;  // of the next claim, or of the one whose answer has not come
+  Clock::time_point next_claim{};  // without an offer
 
   void announce() {
     if (linked) link->announce();
@@ -63,50 +71,94 @@ struct TrainerServer::State {
     return beat;
   }
 
-  // Bus thread, which must not end by what a message makes go wrong.
-  void on_request(Incoming incoming) {
-    try {
-      take(incoming);
-    } catch (const std::exception& e) {
-      spdlog::error("request failed reason={}", log_value(e.what()));
-      answer(incoming, to_message(Error{.code = Code::kInternal, .message = e.what(), .path = {}}));
-    }
+  [[nodiscard]] bool is_idle() {
+    const std::lock_guard lock(mutex);
+    return !running && !draining;
   }
 
-  void take(Incoming& incoming) {
-    auto* order = std::get_if<msg::RunJob>(&incoming.message.envelope.body);
-    if (order == nullptr) {
-      if (std::holds_alternative<msg::Cancel>(incoming.message.envelope.body)) return;
-      answer(incoming,
-             to_message(Error{.code = Code::kUnsupported, .message = "a trainer only runs jobs", .path = {}}));
+  void on_request(const Incoming& incoming) {
+    const auto& envelope = incoming.message.envelope;
+    if (std::holds_alternative<msg::Cancel>(envelope.body)) return;
+    if (std::holds_alternative<msg::OfferJob>(envelope.body)) {
+      offered = true;
+      return claim();
+    }
+    if (envelope.correlation == 0) return;
+    Message refusal;
+    refusal.envelope.correlation = envelope.correlation;
+    refusal.envelope.body = to_message(
+        {.code = Code::kUnsupported, .message = "a trainer takes offers of jobs, and nothing else", .path = {}});
+    (void)bus.answer(incoming.socket, incoming.peer, std::move(refusal));
+  }
+
+  // Asks the registry for a job, if this trainer has none. The same number until an answer has come: a job whose answer
+  // was lost comes again.
+  void claim() {
+    if (claiming || !is_idle()) return;
+    claiming = true;
+    offered = false;
+    count_asked(1);
+    next_claim = Clock::now() + kAskEvery;
+    registry->call(msg::ClaimJob{.worker = worker, .number = claim_number}, {},
+                   {.deadline = kClaimDeadline, .repeat_after = kRepeatClaim, .request_id = {}},
+                   [this](Result<Message> answer) {
+                     on_claimed(Caller::as<msg::RunJob>(std::move(answer)));
+                     count_asked(-1);
+                   });
+  }
+
+  void count_asked(int change) {
+    const std::lock_guard lock(mutex);
+    asked += change;
+    changed.notify_all();
+  }
+
+  void on_claimed(Result<msg::RunJob> run) {
+    claiming = false;
+    const bool answered = run || run.error().code == Code::kNotFound;
+    if (answered) ++claim_number;
+    if (run) return take(std::move(*run));
+    if (!answered)
+      spdlog::warn("no claim code={} message={}", code_name(run.error().code), log_value(run.error().message));
+    if (answered && offered) claim();
+  }
+
+  void take(msg::RunJob order) {
+    if (order.job.id.empty() || order.lease.job != order.job.id) {
+      spdlog::error("the registry's answer to a claim is no job with its lease");
       return;
     }
-    if (order->job.id.empty() || order->lease.job != order->job.id) {
-      answer(incoming,
-             to_message(Error{.code = Code::kInvalidArgument, .message = "a job without its lease", .path = {}}));
-      return;
-    }
-    std::optional<Error> refused;
+    bool stopping = false;
     {
       const std::lock_guard lock(mutex);
-      if (draining) {
-        refused = Error{.code = Code::kOverloaded, .message = "this trainer is stopping", .path = {}};
-      } else if (running && *running != order->lease) {
-        refused = Error{.code = Code::kOverloaded,
-                        .message = std::format("this trainer runs job {}", running->job.text()),
-                        .path = {}};
-      } else if (!running) {  // else: the same order again, its answer was lost
-        running = order->lease;
-        next = std::move(*order);
+      stopping = draining;
+      if (!stopping) {
+        running = order.lease;
+        next = std::move(order);
       }
     }
-    if (refused) {
-      answer(incoming, to_message(*refused));
-      return;
-    }
-    answer(incoming, msg::Ok{});
+    if (stopping) return give_back(std::move(order.lease));
     changed.notify_all();
     announce();
+  }
+
+  // A job that came too late: nobody waits for what becomes of this, the lease runs out all the same.
+  void give_back(Lease lease) {
+    count_asked(1);
+    registry->call(msg::EndAttempt{.lease = std::move(lease),
+                                   .outcome = msg::Outcome::kReleased,
+                                   .reason = {},
+                                   .message = "the trainer is stopping",
+                                   .retry = false},
+                   {}, {.deadline = kClaimDeadline, .repeat_after = kRepeatClaim, .request_id = {}},
+                   [this](const Result<Message>& answer) {
+                     if (!answer) spdlog::warn("giving back failed message={}", log_value(answer.error().message));
+                     count_asked(-1);
+                   });
+  }
+
+  void on_tick(Clock::time_point now) {
+    if (linked && now >= next_claim) claim();
   }
 
   void run() {
@@ -127,7 +179,10 @@ struct TrainerServer::State {
         running.reset();
       }
       guarded("memory", give_memory_back);
-      guarded("announce", [this] { announce(); });
+      guarded("announce", [this] {
+        announce();
+        bus.post([this] { claim(); });
+      });
     }
     const std::lock_guard lock(mutex);
     ended = true;
@@ -166,12 +221,13 @@ Result<std::unique_ptr<TrainerServer>> TrainerServer::start(Options options) {
   msg::Hello hello;
   hello.release = s->options.release;
   hello.role = msg::Role::kTrainer;
-  hello.worker_id = WorkerId("trainer-" + random_hex(64));
+  hello.worker_id = s->worker;
   hello.host = host_name();
   s->link = std::make_unique<WorkerLink>(
       s->bus, hello, s->options.gateways, [s] { return s->heartbeat(); },
-      [s](Incoming incoming) { s->on_request(std::move(incoming)); }, s->options.cluster_secret);
+      [s](const Incoming& incoming) { s->on_request(incoming); }, s->options.cluster_secret);
   s->linked = true;
+  s->bus.on_tick([s](Clock::time_point now) { s->on_tick(now); });
   return std::unique_ptr<TrainerServer>(new TrainerServer(std::move(state)));
 }
 
@@ -187,8 +243,8 @@ TrainerServer::~TrainerServer() {
   state_->trainer.join();
   state_->linked = false;
   state_->link.reset();
+  state_->bus.stop();  // answers what was asked; nothing is asked after it
   state_->registry.reset();
-  state_->bus.stop();
 }
 
 std::string TrainerServer::not_ready() const {
@@ -209,8 +265,13 @@ bool TrainerServer::drain(std::chrono::milliseconds deadline) {
   }
   s.changed.notify_all();
   s.announce();
+  const auto until = Clock::now() + deadline;
   std::unique_lock lock(s.mutex);
-  return s.changed.wait_for(lock, deadline, [&s] { return s.ended; });
+  if (!s.changed.wait_until(lock, until, [&s] { return s.ended; })) return false;
+  // The answer to a claim may bring a job, which is given back then: nobody should have to wait for its lease to run
+  // out.
+  s.changed.wait_until(lock, std::min(until, Clock::now() + kLastAnswers), [&s] { return s.asked == 0; });
+  return true;
 }
 
 }  // namespace slipway::trainer

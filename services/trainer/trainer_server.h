@@ -1,4 +1,5 @@
-// The trainer's side of the bus: takes one job at a time from the gateways and runs it on a thread of its own.
+// The trainer's side of the bus: claims one job at a time at the registry and runs it on a thread of its own. Gateways'
+// offers say when.
 #pragma once
 
 #include <chrono>

@@ -73,9 +73,9 @@ TEST(WorkerTable, ATrainerIsNoInferencer) {
   ASSERT_TRUE(table.on_hello("t", hello("t", msg::Role::kTrainer), kStart));
   EXPECT_TRUE(table.on_heartbeat("t", {.credits = 1, .loaded = {}, .draining = false}, kStart));
   EXPECT_EQ(table.pick_inferencer(std::nullopt), std::nullopt);
-  EXPECT_EQ(table.pick_trainer(), "t");
+  EXPECT_THAT(table.idle_trainers(), testing::ElementsAre("t"));
   table.use_up("t");
-  EXPECT_EQ(table.pick_trainer(), std::nullopt);
+  EXPECT_THAT(table.idle_trainers(), testing::IsEmpty());
 }
 
 }  // namespace

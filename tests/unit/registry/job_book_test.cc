@@ -34,7 +34,7 @@ class JobBookTest : public StoreTest {
     return jobs_->create(question, now());
   }
   Lease claim(const WorkerId& worker = kWorker) {
-    auto run = jobs_->claim(worker, now());
+    auto run = jobs_->claim({.worker = worker}, now());
     EXPECT_TRUE(run) << run.error().message;
     return run->lease;
   }
@@ -304,7 +304,7 @@ TEST_F(JobBookTest, ListsAndRunsWhatItCanRead) {
   EXPECT_EQ(job(JobId("job-3")).state, later.state);
   EXPECT_EQ(jobs_->cancel(JobId("job-3"), now()).error().code, Code::kConflict);
   EXPECT_EQ(claim().job, JobId("job-5"));
-  EXPECT_EQ(jobs_->claim(kWorker, now()).error().code, Code::kNotFound);
+  EXPECT_EQ(jobs_->claim({.worker = kWorker}, now()).error().code, Code::kNotFound);
   EXPECT_EQ(create().id, JobId("job-6"));
   EXPECT_THAT(unreadable(), ElementsAre("documents " + number_key(4), "jobs " + number_key(2), "jobs " + number_key(3),
                                         "leases " + number_key(1)));
@@ -331,14 +331,60 @@ TEST_F(JobBookTest, TakesAJobBackWhoseLeaseIsMissing) {
   EXPECT_TRUE(report(next));
 }
 
+// The answer to a claim may be lost: the job must not be leased to somebody who does not know of it.
+TEST_F(JobBookTest, AClaimThatComesAgainGetsTheSameJob) {
+  create();
+  create();
+  const msg::ClaimJob first{.worker = kWorker, .number = 1};
+  const auto run = jobs_->claim(first, now());
+  ASSERT_TRUE(run) << run.error().message;
+  const auto again = jobs_->claim(first, now());
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ(again->lease, run->lease);
+  EXPECT_EQ(again->job.document, run->job.document);
+  EXPECT_EQ(job().attempt, 1U);
+  EXPECT_TRUE(report(again->lease));
+  reopen();
+  const auto after_restart = jobs_->claim(first, now());
+  ASSERT_TRUE(after_restart) << after_restart.error().message;
+  EXPECT_EQ(after_restart->lease, run->lease);
+  // The job has ended since: a late repeat gets no other one.
+  ASSERT_TRUE(publish(run->lease));
+  EXPECT_EQ(jobs_->claim(first, now()).error().code, Code::kNotFound);
+  EXPECT_EQ(job(JobId("job-2")).state, JobState::kQueued);
+  const auto next = jobs_->claim({.worker = kWorker, .number = 2}, now());
+  ASSERT_TRUE(next) << next.error().message;
+  EXPECT_EQ(next->job.id, JobId("job-2"));
+  EXPECT_EQ(jobs_->claim(first, now()).error().code, Code::kNotFound) << "an earlier claim that comes late";
+}
+
+// Nobody listens for the answer to a claim that was answered before.
+TEST_F(JobBookTest, AClaimThatFoundNoJobFindsNoneWhenItComesAgain) {
+  const msg::ClaimJob first{.worker = kWorker, .number = 1};
+  EXPECT_EQ(jobs_->claim(first, now()).error().code, Code::kNotFound);
+  create();
+  EXPECT_EQ(jobs_->claim(first, now()).error().code, Code::kNotFound);
+  EXPECT_TRUE(jobs_->claim({.worker = kWorker, .number = 2}, now()));
+}
+
+// What it held before it gave up by itself; the lease runs out and counts as a lost attempt.
+TEST_F(JobBookTest, ANewClaimOfAWorkerThatHoldsALeaseGetsAnotherJob) {
+  create();
+  create();
+  const auto run = jobs_->claim({.worker = kWorker, .number = 1}, now());
+  const auto next = jobs_->claim({.worker = kWorker, .number = 2}, now());
+  ASSERT_TRUE(run && next);
+  EXPECT_EQ(next->job.id, JobId("job-2"));
+}
+
 TEST_F(JobBookTest, HandsOutTheOldestJobOnce) {
   create();
   create();
   EXPECT_EQ(claim().job, JobId("job-1"));
   EXPECT_EQ(claim(WorkerId("w2")).job, JobId("job-2"));
-  EXPECT_EQ(jobs_->claim(kWorker, now()).error().code, Code::kNotFound);
-  EXPECT_EQ(jobs_->claim(WorkerId(), now()).error().code, Code::kInvalidArgument);
-  EXPECT_EQ(jobs_->claim(WorkerId("w\nforged=1"), now()).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(jobs_->claim({.worker = kWorker}, now()).error().code, Code::kNotFound);
+  EXPECT_EQ(jobs_->claim({.worker = WorkerId()}, now()).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(jobs_->claim({.worker = WorkerId("w\nforged=1")}, now()).error().code, Code::kInvalidArgument);
   EXPECT_EQ(job().state, JobState::kStarting);
   EXPECT_EQ(job().attempt, 1U);
   EXPECT_EQ(job().worker, kWorker);
@@ -389,7 +435,7 @@ TEST_F(JobBookTest, CancelsAWaitingJobAtOnceAndARunningOneThroughItsTrainer) {
   ASSERT_TRUE(end(lease, msg::Outcome::kCancelled));
   EXPECT_EQ(job().state, JobState::kCancelled);
   EXPECT_GT(job().finished_ms, 0);
-  EXPECT_EQ(jobs_->claim(kWorker, now()).error().code, Code::kNotFound);
+  EXPECT_EQ(jobs_->claim({.worker = kWorker}, now()).error().code, Code::kNotFound);
 }
 
 TEST_F(JobBookTest, DoesNotCancelWhatHasSucceeded) {

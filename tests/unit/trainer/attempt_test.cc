@@ -397,6 +397,26 @@ class Servers : public Attempts {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, 20s, condition);
   }
+  bool wait_registry(const std::function<bool()>& condition) {
+    const auto end = std::chrono::steady_clock::now() + 20s;
+    while (std::chrono::steady_clock::now() < end) {
+      {
+        const std::lock_guard lock(registry_.mutex);
+        if (condition()) return true;
+      }
+      std::this_thread::yield();
+    }
+    return false;
+  }
+  // Jobs of so many epochs for whoever claims.
+  void queue(const std::vector<std::string>& names, int epochs) {
+    const std::lock_guard lock(registry_.mutex);
+    for (const auto& name : names) {
+      auto waits = order(document(epochs));
+      waits.lease.job = waits.job.id = JobId(name);
+      registry_.waiting.push_back(std::move(waits));
+    }
+  }
   // Under the mutex.
   [[nodiscard]] bool idle() const { return !beats_.empty() && beats_.back().credits == 1; }
   [[nodiscard]] bool refused(std::uint64_t correlation, Code code) const {
@@ -431,29 +451,70 @@ class Servers : public Attempts {
   }
 };
 
-TEST_F(Servers, TakeOneJobAtATime) {
+TEST_F(Servers, ClaimOneJobAtATime) {
   EXPECT_EQ(server_->not_ready(), "");
-  send(order(document(100'000)), 7);
-  ASSERT_TRUE(wait([&] { return answers_.contains(7) && beats_.back().credits == 0; }));
-  EXPECT_TRUE(std::holds_alternative<msg::Ok>(answers_[7]));
-
-  auto second = order(document(1));
-  second.lease.job = second.job.id = JobId("j2");
-  send(second, 8);
-  send(order(document(100'000)), 9);  // the first again: its answer was lost
+  ASSERT_TRUE(wait_registry([&] { return registry_.claims.size() == 1; })) << "without an offer, at the start";
+  queue({"j1", "j2"}, 100'000);
+  send(msg::OfferJob{JobId("j1")}, 0);
+  ASSERT_TRUE(wait([&] { return beats_.back().credits == 0; }));
+  send(msg::OfferJob{JobId("j2")}, 0);
   send(msg::Infer{}, 10);
-  ASSERT_TRUE(wait([&] { return answers_.size() == 4; }));
-  EXPECT_TRUE(refused(8, Code::kOverloaded));
-  EXPECT_TRUE(std::holds_alternative<msg::Ok>(answers_[9]));
+  send(order(document(1)), 11);  // not by way of a gateway
+  ASSERT_TRUE(wait([&] { return answers_.size() == 2; }));
   EXPECT_TRUE(refused(10, Code::kUnsupported));
+  EXPECT_TRUE(refused(11, Code::kUnsupported));
 
   EXPECT_TRUE(server_->drain(20s));
   EXPECT_EQ(server_->not_ready(), "stopping");
   ASSERT_EQ(registry_.ended.size(), 1u);
   EXPECT_EQ(registry_.ended[0].outcome, msg::Outcome::kReleased);
   EXPECT_EQ(registry_.ended[0].lease.job, JobId("j1"));
+  EXPECT_EQ(registry_.claims.size(), 2u);
+  EXPECT_EQ(registry_.claims[0].worker, registry_.claims[1].worker);
   EXPECT_EQ(secret_, "sesame");
   EXPECT_EQ(registry_.secrets, std::set<std::string>{"sesame"});
+}
+
+TEST_F(Servers, ClaimTheNextJobAsSoonAsOneHasEnded) {
+  queue({"j1", "j2", "j3"}, 1);
+  send(msg::OfferJob{JobId("j1")}, 0);
+  ASSERT_TRUE(wait_registry([&] { return registry_.published.size() == 3; }));
+  EXPECT_TRUE(server_->drain(20s));
+}
+
+// The registry has leased the job; only the answer is lost.
+TEST_F(Servers, AskAgainUnderTheSameNumberUntilTheClaimIsAnswered) {
+  ASSERT_TRUE(wait_registry([&] { return registry_.claims.size() == 1; }));
+  {
+    const std::lock_guard lock(registry_.mutex);
+    registry_.deaf_to_claims = 1;
+  }
+  queue({"j1"}, 1);
+  send(msg::OfferJob{JobId("j1")}, 0);
+  ASSERT_TRUE(wait_registry([&] { return registry_.published.size() == 1; }));
+  EXPECT_TRUE(server_->drain(20s));
+  std::vector<std::uint64_t> numbers;
+  for (const auto& claim : registry_.claims) numbers.push_back(claim.number);
+  numbers.resize(3);
+  EXPECT_EQ(numbers, (std::vector<std::uint64_t>{1, 2, 2}));
+}
+
+TEST_F(Servers, GiveBackAJobThatComesWhileTheyStop) {
+  ASSERT_TRUE(wait_registry([&] { return registry_.claims.size() == 1; }));
+  queue({"j1"}, 1);
+  {
+    // Claimed, and answered only once the trainer has begun to stop.
+    std::unique_lock lock(registry_.mutex);
+    send(msg::OfferJob{JobId("j1")}, 0);
+    std::jthread stopper([&] { EXPECT_TRUE(server_->drain(20s)); });
+    lock.unlock();
+    while (server_->not_ready() != "stopping") std::this_thread::yield();
+    lock.lock();
+  }
+  const std::lock_guard lock(registry_.mutex);
+  // Either the job was not claimed at all, or it was given back.
+  EXPECT_EQ(registry_.ended.size(), registry_.claims.size() - 1);
+  EXPECT_TRUE(registry_.published.empty());
 }
 
 template <std::size_t... I>
@@ -467,35 +528,23 @@ TEST_F(Servers, OutliveEveryKindOfMessageWithNothingInIt) {
     send(body, 0);
     send(std::move(body), ++correlation);
   }
-  // Orders that lack one thing or another, or hold what this release does not know. One is answered once the attempt
-  // before it has ended.
-  const auto run = [&](msg::RunJob lacking) {
-    for (;;) {
-      const auto mine = ++correlation;
-      send(lacking, mine);
-      if (!wait([&] { return answers_.contains(mine); })) return;
-      const std::lock_guard lock(mutex_);
-      if (!refused(mine, Code::kOverloaded)) return;
-    }
-  };
-  auto lacking = order(document(1));
-  lacking.job.id = {};
-  run(lacking);
-  EXPECT_TRUE(refused(correlation, Code::kInvalidArgument));
-  lacking = order(document(1));
-  lacking.lease = {};
-  run(lacking);
-  EXPECT_TRUE(refused(correlation, Code::kInvalidArgument));
-  lacking = order("");
-  lacking.lease.duration_ms = 0;
-  run(lacking);
-  lacking = order(document(1));
-  lacking.job.dataset = {};
-  run(lacking);
-  lacking = order(document(1));
-  lacking.job.state = static_cast<JobState>(999);
-  lacking.lease.epoch = 2;
-  run(lacking);
+  // Jobs that lack one thing or another, or hold what this release does not know, and a good one behind them.
+  std::vector<msg::RunJob> lacking(6, order(document(1)));
+  lacking[0].job.id = {};
+  lacking[1].lease = {};
+  lacking[2].job.document = "";
+  lacking[2].lease.duration_ms = 0;
+  lacking[3].job.dataset = {};
+  lacking[4].job.state = static_cast<JobState>(999);
+  lacking[4].lease.epoch = 2;
+  for (auto& job : lacking) {
+    const std::lock_guard lock(registry_.mutex);
+    registry_.waiting.push_back(std::move(job));
+  }
+  for (std::size_t i = 0; i < lacking.size(); ++i) {
+    send(msg::OfferJob{}, 0);
+    ASSERT_TRUE(wait_registry([&] { return registry_.waiting.size() <= lacking.size() - 1 - i; }));
+  }
   ASSERT_TRUE(wait([&] {
     const std::lock_guard lock(registry_.mutex);
     return !registry_.published.empty();

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -45,9 +47,12 @@ class FakeRegistry {
   int deaf_to_publishes = 0;            // so many are not answered
   int restarts_at_publishes = 0;        // so often all uploads are forgotten before one is looked at
   int deaf_to_reports = 0;              // so many with events are taken and not answered
+  int deaf_to_claims = 0;               // so many are not answered
   std::function<void()> on_checkpoint;  // on the bus thread, after a commit
 
-  std::vector<JobEvent> events;  // as the job's history has them
+  std::deque<msg::RunJob> waiting;    // jobs for those who claim
+  std::vector<msg::ClaimJob> claims;  // as they came
+  std::vector<JobEvent> events;       // as the job's history has them
   std::vector<msg::ReportJob> reports;
   std::vector<Lease> leases;      // under which something was asked
   std::set<std::string> secrets;  // shown with the questions
@@ -213,6 +218,26 @@ class FakeRegistry {
     answer(in, msg::Versions{{version}});
     return {};
   }
+  Then on(const Incoming& in, const msg::ClaimJob& claim) {
+    claims.push_back(claim);
+    const bool again = claim.number == claimed_number_;
+    if (!again) {
+      claimed_number_ = claim.number;
+      claimed_.reset();
+      if (!waiting.empty()) {
+        claimed_ = std::move(waiting.front());
+        claimed_->lease.holder = claim.worker;
+        waiting.pop_front();
+      }
+    }
+    if (deaf_to_claims-- > 0) return {};
+    if (claimed_) {
+      answer(in, *claimed_);
+    } else {
+      refuse(in, Code::kNotFound);
+    }
+    return {};
+  }
   Then on(const Incoming& in, const msg::EndAttempt& end) {
     leases.push_back(end.lease);
     ended.push_back(end);
@@ -223,6 +248,8 @@ class FakeRegistry {
   SocketId socket_{};
   std::map<std::uint64_t, std::uint64_t> told_;  // number of the last report taken, by the lease's epoch
   UploadId committed_;                           // by the last checkpoint
+  std::uint64_t claimed_number_ = 0;
+  std::optional<msg::RunJob> claimed_;  // by the last claim
   std::map<UploadId, std::map<std::string, std::string>> uploads_;
   std::map<Digest, std::string> chunks_;
 };

@@ -1,12 +1,19 @@
 #include "lib/wire/worker_link.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <condition_variable>
+#include <filesystem>
+#include <format>
+#include <fstream>
 #include <future>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+#include <thread>
+
+#include "lib/base/random_id.h"
 
 namespace slipway {
 namespace {
@@ -30,6 +37,7 @@ class Gateway {
           send(msg::Rehello{});
         }
         last_beat = *beat;
+        ++beats;
       } else if (auto* error = std::get_if<msg::Error>(&incoming.message.envelope.body)) {
         refused = from_message(*error).code;
         refused_correlation = incoming.message.envelope.correlation;
@@ -58,6 +66,7 @@ class Gateway {
   std::mutex mutex;
   std::condition_variable changed;
   int hellos = 0;
+  int beats = 0;
   bool ask_again = false;
   std::string peer;
   std::string secret;
@@ -140,6 +149,53 @@ TEST(WorkerLink, HandsRequestsOverAndResolvesNames) {
   gateway.send(msg::Infer{}, 77);
   std::unique_lock lock(mutex);
   EXPECT_TRUE(changed.wait_for(lock, 20s, [&] { return asked == 77; }));
+}
+
+TEST(WorkerLink, FindsTheGatewaysOfAFileThatChanges) {
+  Gateway first(msg::Welcome{"first"});
+  Gateway second(msg::Welcome{"second"});
+  const auto path = std::filesystem::temp_directory_path() / std::format("gateways-{}-{}", getpid(), random_hex(64));
+  const auto write = [&](const std::string& text) {
+    const auto aside = path.string() + ".new";
+    std::ofstream(aside) << text;
+    std::filesystem::rename(aside, path);
+  };
+  write("# gateways\n\n  " + first.address() + "  # the first\n");
+  {
+    Bus bus;
+    WorkerLink link(bus, kHello, {"@" + path.string()}, [] { return beat(1); }, [](const Incoming&) {});
+    ASSERT_TRUE(first.wait_until([&] { return first.last_beat.has_value(); }));
+    EXPECT_EQ(second.hellos, 0);
+    write(first.address() + "\n" + second.address() + "\n");
+    ASSERT_TRUE(second.wait_until([&] { return second.last_beat.has_value(); }));
+    // A file that has gone is not an empty one.
+    std::filesystem::remove(path);
+    ASSERT_TRUE(first.wait_until([&, before = first.beats] { return first.beats > before + 3; }));
+    EXPECT_EQ(link.welcomed(), 2);
+  }
+}
+
+// A trainer's credit says that it is idle: every gateway may offer it work. An inferencer's is shared out.
+TEST(WorkerLink, ATrainersCreditGoesToEveryGateway) {
+  for (const msg::Role role : {msg::Role::kTrainer, msg::Role::kInferencer}) {
+    Gateway first(msg::Welcome{"first"});
+    Gateway second(msg::Welcome{"second"});
+    Bus bus;
+    msg::Hello hello = kHello;
+    hello.role = role;
+    WorkerLink link(bus, hello, {first.address(), second.address()}, [] { return beat(1); }, [](const Incoming&) {});
+    const auto credits = [&] {
+      link.announce();
+      const auto one = first.heard();
+      const auto two = second.heard();
+      return link.welcomed() == 2 && one && two ? std::optional(one->credits + two->credits) : std::nullopt;
+    };
+    const std::uint32_t wanted = role == msg::Role::kTrainer ? 2 : 1;
+    EXPECT_TRUE(first.wait_until([&] { return link.welcomed() == 2; }));
+    const auto end = std::chrono::steady_clock::now() + 20s;
+    while (credits() != wanted && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    EXPECT_EQ(credits(), wanted);
+  }
 }
 
 TEST(WorkerLink, AnswersARequestWhoseHandlerThrows) {
