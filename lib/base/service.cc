@@ -1,5 +1,6 @@
 #include "lib/base/service.h"
 
+#include <malloc.h>
 #include <signal.h>
 
 #include <boost/json.hpp>
@@ -49,6 +50,7 @@ void block_stop_signals() {
 }
 
 int wait_for_stop_signal() {
+  malloc_trim(0);  // what only the start needed goes back to the machine
   const sigset_t set = stop_signals();
   int number = 0;
   sigwait(&set, &number);
