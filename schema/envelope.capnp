@@ -23,7 +23,7 @@ struct Envelope {
     hello @7 :Hello;            # worker -> gateway, first
     welcome @8 :Welcome;
     rehello @9 :Void;           # gateway -> a worker it does not know
-    heartbeat @10 :Heartbeat;   # worker -> gateway, every second and at every change
+    heartbeat @10 :Heartbeat;   # worker -> gateway, every second and at every change; one with a correlation is answered ok
     infer @11 :Infer;           # gateway -> inferencer; one payload frame per input
     inferred @12 :Inferred;     # the answer; one payload frame per output
     cancel @13 :Cancel;         # gateway -> inferencer: nobody waits for `correlation` any more

@@ -21,10 +21,12 @@ constexpr auto kHeartbeatEvery = std::chrono::seconds(1);
 constexpr auto kSilence = std::chrono::seconds(15);  // without a word, and gone from DNS: forgotten
 constexpr auto kResolveEvery = std::chrono::milliseconds(2000);
 constexpr auto kRefusedFor = std::chrono::seconds(5);
+constexpr std::uint64_t kLeaving = 1;  // correlation of a heartbeat that says so: the only one that is answered
 
 struct Gateway {
   SocketId socket{};
   bool welcomed = false;
+  bool knows_leaving = false;
   bool in_dns = true;
   Clock::time_point heard{};
   Clock::time_point next_beat{};
@@ -49,6 +51,7 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
   const std::size_t first_of_remainder = std::hash<std::string>()(hello.worker_id.text());
   std::map<std::string, Gateway> gateways;  // by literal address
   std::atomic<int> welcomed{0};
+  std::atomic<int> unaware{0};  // of those, who do not know yet that this worker leaves
   bool closed = false;
 
   std::thread resolver;
@@ -58,7 +61,12 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
 
   void count_welcomed() {
     int count = 0;
-    for (const auto& [address, gateway] : gateways) count += gateway.welcomed ? 1 : 0;
+    int not_told = 0;
+    for (const auto& [address, gateway] : gateways) {
+      count += gateway.welcomed ? 1 : 0;
+      not_told += gateway.welcomed && !gateway.knows_leaving ? 1 : 0;
+    }
+    unaware = not_told;
     welcomed = count;
   }
 
@@ -93,8 +101,10 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
         say_hello(gateway);
         continue;
       }
-      const auto sent =
-          bus.send(gateway.socket, {.envelope = {.request_id = {}, .body = share(address, whole)}, .payload = {}});
+      const auto sent = bus.send(gateway.socket, {.envelope = {.correlation = whole.draining ? kLeaving : 0,
+                                                               .request_id = {},
+                                                               .body = share(address, whole)},
+                                                  .payload = {}});
       if (!sent) spdlog::warn("heartbeat not sent address={} message={}", address, log_value(sent.error().message));
     }
   }
@@ -141,7 +151,10 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
         gateway.next_beat = Clock::now() + kRefusedFor;  // it may be replaced by one of our release
         count_welcomed();
       }
-    } else if (!std::holds_alternative<msg::Ok>(body)) {
+    } else if (std::holds_alternative<msg::Ok>(body)) {
+      gateway.knows_leaving = gateway.knows_leaving || incoming.message.envelope.correlation == kLeaving;
+      count_welcomed();
+    } else {
       hand_over(std::move(incoming));
     }
   }
@@ -177,7 +190,7 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
         continue;
       }
       gateways[address] = {
-          .socket = *socket, .welcomed = false, .in_dns = true, .heard = Clock::now(), .next_beat = {}};
+          .socket = *socket, .welcomed = false, .knows_leaving = false, .in_dns = true, .heard = Clock::now(), .next_beat = {}};
     }
     beat(Clock::now(), false);
   }
@@ -239,5 +252,6 @@ void WorkerLink::announce() {
 }
 
 int WorkerLink::welcomed() const { return impl_->welcomed; }
+bool WorkerLink::let_go() const { return impl_->unaware == 0; }
 
 }  // namespace slipway

@@ -35,6 +35,10 @@ class WorkerLink {
   // Gateways that have welcomed this worker and not refused it since.
   [[nodiscard]] int welcomed() const;
 
+  // Each of those has answered a heartbeat that says `draining`: what it sent before has been handed to on_request, and
+  // it sends nothing more.
+  [[nodiscard]] bool let_go() const;
+
  private:
   struct Impl;
   std::shared_ptr<Impl> impl_;

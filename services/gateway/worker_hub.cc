@@ -217,7 +217,11 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     if (const auto* hello = std::get_if<msg::Hello>(&envelope.body)) return on_hello(incoming.peer, envelope, *hello);
     if (const auto* heartbeat = std::get_if<msg::Heartbeat>(&envelope.body)) {
       if (!workers.on_heartbeat(incoming.peer, *heartbeat, Clock::now())) return send(incoming.peer, 0, msg::Rehello{});
-      (void)bus.knock(socket, incoming.peer);  // a worker gives up a gateway that never says a word
+      if (correlation != 0) {
+        send(incoming.peer, correlation, msg::Ok{});  // behind all that it was sent before: it may leave once it reads this
+      } else {
+        (void)bus.knock(socket, incoming.peer);  // a worker gives up a gateway that never says a word
+      }
       return credit_came();
     }
     if (workers.find(incoming.peer) == nullptr) return send(incoming.peer, 0, msg::Rehello{});

@@ -38,6 +38,7 @@ constexpr auto kQuick = std::chrono::seconds(5);
 // A process that ends because of a model says so first: to the registry, and to whoever waits for an answer. The thread
 // that crashed waits for a second.
 constexpr auto kLastWords = std::chrono::milliseconds(600);
+constexpr auto kToldWithin = std::chrono::seconds(2);  // a gateway that has gone does not answer
 constexpr auto kFlush = std::chrono::milliseconds(150);
 
 Error lost() {
@@ -492,12 +493,10 @@ void Server::drain(std::chrono::milliseconds deadline) {
     return state_->engine.outstanding() > 0 || state_->parked_count > 0 || !state_->inspecting.empty() ||
            !state_->inspections.empty();
   };
-  // What a gateway sent before it read the heartbeat is still on its way: idle must last for a moment.
-  constexpr int kQuiet = 5;
-  for (int quiet = 0; quiet < kQuiet && Clock::now() < until;) {
-    quiet = busy() ? 0 : quiet + 1;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
+  // What a gateway sent before it knew may still be on its way.
+  const auto told_by = std::min(until, Clock::now() + kToldWithin);
+  while (!state_->link->let_go() && Clock::now() < told_by) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  while (busy() && Clock::now() < until) std::this_thread::sleep_for(std::chrono::milliseconds(20));
 }
 
 void Server::stop() {

@@ -232,7 +232,8 @@ TEST_F(WorkerHubTest, ServesWithCreditAndNotWhileDraining) {
     EXPECT_EQ(hub->inferencers(), wanted);
   };
   until(1);
-  worker.say(msg::Heartbeat{.credits = 4, .loaded = {}, .draining = true});
+  worker.say(msg::Heartbeat{.credits = 4, .loaded = {}, .draining = true}, 9);
+  EXPECT_EQ(worker.hear<msg::Ok>().envelope.correlation, 9U) << "it may leave";
   until(0);
   worker.say(msg::Heartbeat{.credits = 0, .loaded = {}, .draining = false});
   worker.say(msg::Heartbeat{.credits = 1, .loaded = {}, .draining = false});

@@ -187,6 +187,12 @@ class FakeGateway {
   }
   std::string address() const { return std::format("127.0.0.1:{}", bus_.port(router_)); }
 
+  // Heartbeats with a correlation are answered from now on after `first` has been done, once.
+  void before_letting_go(std::function<void()> first) {
+    const std::lock_guard lock(mutex_);
+    before_letting_go_ = std::move(first);
+  }
+
   // Waits for a heartbeat that `wanted` is true of.
   bool heard(const std::function<bool(const msg::Heartbeat&)>& wanted) {
     std::unique_lock lock(mutex_);
@@ -198,6 +204,9 @@ class FakeGateway {
 
   std::uint64_t send(msg::Body body, std::vector<Frame> payload = {}, std::uint32_t deadline_ms = 20'000) {
     const std::lock_guard lock(mutex_);
+    return send_locked(std::move(body), std::move(payload), deadline_ms);
+  }
+  std::uint64_t send_locked(msg::Body body, std::vector<Frame> payload, std::uint32_t deadline_ms = 20'000) {
     const auto id = ++correlation_;
     bus_.send(router_, peer_,
               {.envelope = {.correlation = id, .deadline_ms = deadline_ms, .request_id = {}, .body = std::move(body)},
@@ -230,6 +239,10 @@ class FakeGateway {
                 {.envelope = answer_to(incoming, msg::Welcome{.gateway_id = "g"}), .payload = {}});
     } else if (auto* beat = std::get_if<msg::Heartbeat>(&body)) {
       beat_ = *beat;
+      if (incoming.message.envelope.correlation != 0) {
+        if (before_letting_go_) std::exchange(before_letting_go_, nullptr)();
+        bus_.send(incoming.socket, incoming.peer, {.envelope = answer_to(incoming, msg::Ok{}), .payload = {}});
+      }
     } else {
       answers_[incoming.message.envelope.correlation] = std::move(incoming.message);
     }
@@ -240,6 +253,7 @@ class FakeGateway {
   std::condition_variable changed_;
   std::string peer_;
   std::optional<msg::Heartbeat> beat_;
+  std::function<void()> before_letting_go_;
   std::map<std::uint64_t, Message> answers_;
   std::uint64_t correlation_ = 0;
   Bus bus_;
@@ -675,6 +689,22 @@ TEST_F(ServerTest, DrainingReturnsTheCredits) {
   EXPECT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.draining && beat.credits == 0; }));
   EXPECT_EQ(server_->not_ready(), "draining");
   server_->stop();
+}
+
+// A gateway that is slow to hear of it goes on sending meanwhile: here for far longer than the inferencer is idle.
+TEST_F(ServerTest, DrainingAnswersWhatGatewaysSentBeforeTheyKnew) {
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  std::uint64_t asked = 0;
+  gateway_.before_letting_go([&] {
+    std::this_thread::sleep_for(500ms);  // the gateway's own slowness
+    asked = gateway_.send_locked(msg::Infer{.model = "m", .version = 1, .inputs = {f32("x", {1, 2})}},
+                                 {Frame::of(std::vector<float>{1, 2})});
+  });
+  server_->drain(20s);
+  server_->stop();
+  EXPECT_EQ(values(gateway_.receive(asked)), (std::vector<float>{2, 4}));
 }
 
 }  // namespace

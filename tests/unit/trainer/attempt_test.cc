@@ -507,9 +507,8 @@ TEST_F(Servers, GiveBackAJobThatComesWhileTheyStop) {
     std::unique_lock lock(registry_.mutex);
     send(msg::OfferJob{JobId("j1")}, 0);
     std::jthread stopper([&] { EXPECT_TRUE(server_->drain(20s)); });
-    lock.unlock();
     while (server_->not_ready() != "stopping") std::this_thread::yield();
-    lock.lock();
+    lock.unlock();
   }
   const std::lock_guard lock(registry_.mutex);
   // Either the job was not claimed at all, or it was given back.

@@ -38,6 +38,7 @@ class Gateway {
         }
         last_beat = *beat;
         ++beats;
+        leaving = incoming.message.envelope.correlation;
       } else if (auto* error = std::get_if<msg::Error>(&incoming.message.envelope.body)) {
         refused = from_message(*error).code;
         refused_correlation = incoming.message.envelope.correlation;
@@ -68,6 +69,7 @@ class Gateway {
   int hellos = 0;
   int beats = 0;
   bool ask_again = false;
+  std::uint64_t leaving = 0;  // correlation of the last heartbeat
   std::string peer;
   std::string secret;
   std::optional<msg::Heartbeat> last_beat;
@@ -173,6 +175,35 @@ TEST(WorkerLink, FindsTheGatewaysOfAFileThatChanges) {
     ASSERT_TRUE(first.wait_until([&, before = first.beats] { return first.beats > before + 3; }));
     EXPECT_EQ(link.welcomed(), 2);
   }
+}
+
+TEST(WorkerLink, IsLetGoOnceEveryGatewayHasAnsweredThatItLeaves) {
+  Gateway first(msg::Welcome{"first"});
+  Gateway second(msg::Welcome{"second"});
+  Bus bus;
+  std::atomic<bool> draining = false;
+  WorkerLink link(
+      bus, kHello, {first.address(), second.address()},
+      [&] {
+        auto state = beat(1);
+        state.draining = draining;
+        return state;
+      },
+      [](const Incoming&) {});
+  ASSERT_TRUE(first.wait_until([&] { return first.last_beat.has_value(); }));
+  ASSERT_TRUE(second.wait_until([&] { return second.last_beat.has_value(); }));
+  EXPECT_EQ(first.leaving, 0U) << "only that is answered";
+  EXPECT_FALSE(link.let_go());
+  draining = true;
+  link.announce();
+  for (Gateway* gateway : {&first, &second}) {
+    EXPECT_FALSE(link.let_go());
+    ASSERT_TRUE(gateway->wait_until([&] { return gateway->leaving != 0; }));
+    gateway->send(msg::Ok{}, gateway->leaving);
+  }
+  const auto end = std::chrono::steady_clock::now() + 20s;
+  while (!link.let_go() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  EXPECT_TRUE(link.let_go());
 }
 
 // A trainer's credit says that it is idle: every gateway may offer it work. An inferencer's is shared out.
