@@ -31,6 +31,7 @@ struct ConnectionShared {
   const RouteTable& routes;
   const OriginGate origins;
   const int max_connections;
+  std::atomic<bool> leaving{false};  // every answer is the last one of its connection
   std::atomic<bool> draining{false};
   std::atomic<int> open{0};
   MemoryBudget memory;  // of all requests and answers

@@ -218,6 +218,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(const std::string& address
 
 int HttpServer::port() const { return impl_->port; }
 
+void HttpServer::leave() { impl_->shared.leaving = true; }
+
 bool HttpServer::drain(std::chrono::milliseconds deadline) {
   impl_->shared.draining = true;
   asio::post(impl_->lanes.front()->context, [impl = impl_.get()] {

@@ -29,6 +29,10 @@ class HttpServer {
 
   [[nodiscard]] int port() const;
 
+  // Goes on accepting, but each answer says `Connection: close` and ends its connection, so that clients are elsewhere
+  // before drain().
+  void leave();
+
   // Accepts no more, closes connections that wait for a next request, and gives the others until `deadline` to finish.
   // True: all did.
   bool drain(std::chrono::milliseconds deadline);

@@ -112,6 +112,7 @@ int main(int argc, char** argv) {
   spdlog::info("stopping signal={}", signal);
   draining = true;
   workers.stop_offers();
+  (*http)->leave();
   std::this_thread::sleep_for(std::chrono::milliseconds(settings.drain_grace_ms));
   events.close();
   const bool finished =

@@ -415,6 +415,22 @@ TEST_F(HttpServerTest, DestructionSurvivesACoroutineThatIsAnsweredLater) {
   answer(200);
   answer = nullptr;
 }
+TEST_F(HttpServerTest, OneThatLeavesStillAcceptsAndEndsEachConnectionWithItsAnswer) {
+  const std::string request = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok";
+  start();
+  const Client old(server->port());
+  old.say(request);
+  EXPECT_THAT(old.hear("\r\n\r\nok"), Not(HasSubstr("Connection: close")));
+  server->leave();
+  const Client fresh(server->port());
+  for (const Client* client : {&old, &fresh}) {
+    client->say(request);
+    const auto answer = client->hear("\r\n\r\nok");
+    EXPECT_THAT(answer, HasSubstr("200 OK"));
+    EXPECT_THAT(answer, HasSubstr("Connection: close"));
+    EXPECT_EQ(client->hear(""), "");
+  }
+}
 TEST_F(HttpServerTest, DrainClosesIdleConnections) {
   start();
   const Client client(server->port());
