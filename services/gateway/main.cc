@@ -61,6 +61,8 @@ int main(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   options.add("drain-grace-ms", settings.drain_grace_ms, "Time to go on accepting at SIGTERM, once not ready")
       ->check(CLI::NonNegativeNumber);
+  options.add("ready-alone-after-seconds", settings.ready_alone_after_seconds,
+              "Time from the start after which a gateway that knows no inferencer is ready all the same; negative: never");
   if (const auto code = options.parse(argc, argv)) return *code;
   if (auto started = start_logging("gateway", service.log_format, service.log_level); !started)
     return exit_with(started.error());
@@ -77,9 +79,15 @@ int main(int argc, char** argv) {
   if (auto subscribed = workers.subscribe(settings.registry_events); !subscribed) return exit_with(subscribed.error());
 
   std::atomic<bool> draining = false;
+  // Where pods scale to zero a gateway without an inferencer still takes jobs, data and uploads.
+  const auto is_ready_alone = [&, started = std::chrono::steady_clock::now()] {
+    const std::chrono::duration<double> after(settings.ready_alone_after_seconds);
+    return after.count() >= 0 && std::chrono::steady_clock::now() - started >= after;
+  };
   const auto not_ready = [&]() -> std::string {
     if (draining) return "draining";
-    return workers.inferencers() > 0 ? "" : "no inferencer takes predictions";
+    if (workers.inferencers() > 0 || is_ready_alone()) return "";
+    return "no inferencer takes predictions";
   };
   Services services{.settings = settings,
                     .registry = registry,

@@ -32,7 +32,8 @@ struct Settings {
   std::int64_t max_queued_requests = 1024;   // predictions waiting for an inferencer's credit
   bool nonfinite_inputs = false;  // take NaN and Infinity as bare tokens, as TensorFlow Serving and Triton do
   double drain_seconds = 20;
-  std::int64_t drain_grace_ms = 0;  // still accepting after readiness went false
+  std::int64_t drain_grace_ms = 0;        // still accepting after readiness went false
+  double ready_alone_after_seconds = -1;  // since the start; negative: not ready without an inferencer
 
   [[nodiscard]] std::chrono::milliseconds header_timeout() const {
     return std::chrono::milliseconds(header_timeout_ms);

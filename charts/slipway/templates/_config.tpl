@@ -19,6 +19,8 @@
 {{- if eq .component "gateway" -}}
 {{- $_ := set $config "drain-grace-ms" (mulf 1000 $values.shutdown.delaySeconds) -}}
 {{- $_ := set $config "drain-seconds" $values.shutdown.drainSeconds -}}
+{{- /* Inferencers may be scaled to zero, or be restarted all at once: the API stays, and answers predictions 503. */}}
+{{- $_ := set $config "ready-alone-after-seconds" 15 -}}
 {{- with dig "limits" "memory" "" $values.resources -}}
 {{- $_ := set $config "max-buffered-bytes" (div (include "slipway.bytes" . | int64) 2) -}}
 {{- end -}}
