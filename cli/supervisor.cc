@@ -114,6 +114,7 @@ std::vector<std::string> Supervisor::command_of(const Service& service) const {
   if (service.role == "gateway") {
     add("http-port", service.port("http", settings_.http_port));
     add("bus-port", service.port("bus"));
+    if (settings_.inferencers == 0) add("ready-alone-after-seconds", 0);
   } else if (service.role != "registry") {
     add("gateways", address(one("gateway").port("bus")));
     add(service.role == "trainer" ? "work-dir" : "cache-dir", own_folder());
@@ -210,11 +211,9 @@ void Supervisor::check_ready(Clock::time_point now) {
         changed_ = changed_ || service->ready;
       }
     } else if (!service->ready && up && now >= service->next_start) {
-      // Without inferencers the gateway can predict nothing, and never says that it is ready.
-      const bool alive = service->role == "gateway" && settings_.inferencers == 0;
-      service->probe = std::async(std::launch::async, [port = service->port("metrics"), alive] {
+      service->probe = std::async(std::launch::async, [port = service->port("metrics")] {
         HttpClient client("http://" + address(port), kProbe);
-        const auto answer = client.send("GET", alive ? "/healthz" : "/readyz");
+        const auto answer = client.send("GET", "/readyz");
         return answer && answer->status == 200;
       });
     }

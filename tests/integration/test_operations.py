@@ -73,12 +73,12 @@ def test_a_gateway_without_inferencers_is_not_ready(start):
 
 
 def test_a_gateway_may_be_ready_without_inferencers(start):
-    cluster = start("--gateway-arg=--ready-alone-after-seconds=0", "--inferencers=0")
+    cluster = start("--inferencers=0")
     gateway = cluster.service("gateway")
     assert requests.get(f"http://127.0.0.1:{gateway['ports']['metrics']}/readyz", timeout=10).status_code == 200
     assert cluster.put_dataset("stripes", four_files()).status_code == 201
     cluster.train(small_job())
-    answer = cluster.predict("stripes", [IMAGE], headers={"X-Request-Timeout-Ms": "200"})
+    answer = cluster.predict("stripes", [IMAGE])
     assert answer.status_code == 503 and "Retry-After" in answer.headers, answer.text
 
 

@@ -36,6 +36,7 @@ class Cluster:
     def __init__(self, *arguments, env=None, keep=None):
         self.state = pathlib.Path(keep or tempfile.mkdtemp(prefix="slipway-test-"))
         self.own_state = keep is None
+        self.roles = {"registry", "gateway"} | {r for r in ("trainer", "inferencer") if f"--{r}s=0" not in arguments}
         self.log = open(self.state / "up.log", "ab")
         self.http = requests.Session()
         self.http.trust_env = False
@@ -68,7 +69,7 @@ class Cluster:
 
     def is_ready(self):
         services = self.services()
-        if not {"registry", "gateway", "trainer", "inferencer"} <= {s["role"] for s in services}:
+        if not self.roles <= {s["role"] for s in services}:
             return False
         for service in services:
             port = service["ports"].get("metrics")
