@@ -2,7 +2,10 @@
 //
 //	probe                      serve on :8080, files below /data
 //	probe get URL              print the answer; exit 1 unless it is 200
-//	probe load URL SECONDS     ask without a pause; print how many answers were 200 and how many not
+//	probe connect HOST:PORT    exit 0 when a connection is accepted
+//	probe load [OPTIONS] URL SECONDS
+//	                           ask at a steady rate until the time is up or SIGTERM; print as JSON how many answers
+//	                           were 200 and how many not, and the slowest of each second
 package main
 
 import (
@@ -33,14 +36,16 @@ func main() {
 		if err != nil {
 			log.Fatal(err)
 		}
-	case arguments[0] == "load" && len(arguments) == 3:
-		seconds, err := strconv.Atoi(arguments[2])
+	case arguments[0] == "connect" && len(arguments) == 2:
+		connection, err := net.DialTimeout("tcp", arguments[1], 3*time.Second)
 		if err != nil {
 			log.Fatal(err)
 		}
-		load(arguments[1], time.Duration(seconds)*time.Second)
+		connection.Close()
+	case arguments[0] == "load":
+		load(arguments[1:])
 	default:
-		log.Fatal("usage: probe [get URL | load URL SECONDS]")
+		log.Fatal("usage: probe [get URL | connect HOST:PORT | load [OPTIONS] URL SECONDS]")
 	}
 }
 
@@ -126,17 +131,3 @@ func get(url string) (string, error) {
 	return string(body), err
 }
 
-// load asks 50 times a second: enough to notice a gap of a few milliseconds in ten, and no burden.
-func load(url string, duration time.Duration) {
-	good, bad := 0, 0
-	tick := time.NewTicker(20 * time.Millisecond)
-	for end := time.Now().Add(duration); time.Now().Before(end); <-tick.C {
-		if _, err := get(url); err != nil {
-			bad++
-			log.Print(err)
-		} else {
-			good++
-		}
-	}
-	fmt.Printf("%d good, %d bad\n", good, bad)
-}
