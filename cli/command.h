@@ -18,11 +18,13 @@ namespace slipway::cli {
 struct Session {
   std::string server = "http://127.0.0.1:8080";
   double timeout_seconds = 60;
+  double connect_within_seconds = 0;
   bool json = false;
   std::function<Outcome<Exit>()> run;
 
   [[nodiscard]] HttpClient client() const {
-    return HttpClient(server, std::chrono::duration<double>(timeout_seconds), &interrupted());
+    return HttpClient(server, std::chrono::duration<double>(timeout_seconds),
+                      std::chrono::duration<double>(connect_within_seconds), &interrupted());
   }
 
   // Set by Ctrl-C once catch_interrupt() has been called.

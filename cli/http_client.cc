@@ -106,8 +106,13 @@ std::string refusal_text(const HttpResponse& response) {
                      printable(std::string_view(response.body).substr(0, 300)));
 }
 
-HttpClient::HttpClient(std::string server, std::chrono::duration<double> timeout, const std::atomic<bool>* stop)
-    : server_(without_slashes(std::move(server))), timeout_(timeout), stop_(stop), curl_(curl_easy_init()) {
+HttpClient::HttpClient(std::string server, std::chrono::duration<double> timeout,
+                       std::chrono::duration<double> connect_within, const std::atomic<bool>* stop)
+    : server_(without_slashes(std::move(server))),
+      timeout_(timeout),
+      connect_within_(connect_within),
+      stop_(stop),
+      curl_(curl_easy_init()) {
   if (curl_ == nullptr) std::abort();  // only without memory
 }
 
@@ -138,7 +143,14 @@ void HttpClient::prepare(Transfer& transfer, const std::string& method, const st
 }
 
 Outcome<void> HttpClient::perform(Transfer& transfer) {
-  const CURLcode code = curl_easy_perform(curl_);
+  const auto until = std::chrono::steady_clock::now() + connect_within_;
+  CURLcode code = curl_easy_perform(curl_);
+  // Nothing has been sent then, so that nothing is sent twice.
+  while ((code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST) &&
+         std::chrono::steady_clock::now() < until && (stop_ == nullptr || !*stop_)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    code = curl_easy_perform(curl_);
+  }
   long status = 0;
   curl_easy_getinfo(curl_, CURLINFO_RESPONSE_CODE, &status);
   transfer.response.status = static_cast<int>(status);

@@ -40,8 +40,10 @@ using TransferProgress = std::function<void(std::uint64_t done_bytes, std::uint6
 class HttpClient {
  public:
   // `server` is "http://host:port", perhaps with a path before the API's. `timeout` bounds one call; uploads, downloads
-  // and streams instead end after that time without a byte. A set `stop` ends the call at hand within a second.
-  HttpClient(std::string server, std::chrono::duration<double> timeout, const std::atomic<bool>* stop = nullptr);
+  // and streams instead end after that time without a byte. While the server cannot be connected to, each call tries
+  // again for `connect_within`. A set `stop` ends the call at hand within a second.
+  HttpClient(std::string server, std::chrono::duration<double> timeout,
+             std::chrono::duration<double> connect_within = {}, const std::atomic<bool>* stop = nullptr);
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
@@ -84,6 +86,7 @@ class HttpClient {
 
   const std::string server_;
   const std::chrono::duration<double> timeout_;
+  const std::chrono::duration<double> connect_within_;
   const std::atomic<bool>* const stop_;
   void* const curl_;
 };

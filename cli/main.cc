@@ -17,6 +17,10 @@ int main(int argc, char** argv) {
   options.add("server", session.server, "URL of the gateway (SLIPWAY_SERVER)");
   options.add("timeout", session.timeout_seconds, "Seconds to wait for an answer (SLIPWAY_TIMEOUT)")
       ->check(CLI::Range(0.001, 1e6));
+  options
+      .add("connect-within", session.connect_within_seconds,
+           "Seconds to go on trying while nothing accepts connections there (SLIPWAY_CONNECT_WITHIN)")
+      ->check(CLI::Range(0.0, 1e6));
   app.add_flag("--json", session.json, "Print the server's JSON instead of tables, for scripts");
   add_up_command(app, session);
   add_dataset_commands(app, session);

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import http.server
 import io
 import json
 import os
@@ -323,3 +324,30 @@ def test_the_command_line_says_what_is_wrong(start, tmp_path):
     assert piped.returncode == 1 and "$" in piped.stderr, piped
     away = subprocess.run([BIN / "slipway", "--server", "http://127.0.0.1:1", "models"], capture_output=True, text=True, timeout=60)
     assert away.returncode == 3 and "127.0.0.1:1" in away.stderr, away
+
+
+def test_the_command_line_may_wait_for_a_server_to_come():
+    class Empty(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"items": []}')
+
+    def models(port, seconds):
+        return subprocess.Popen([BIN / "slipway", f"--server=http://127.0.0.1:{port}", f"--connect-within={seconds}", "models"],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    begun = time.monotonic()
+    assert models(port, 1).wait(60) == 3
+    assert time.monotonic() - begun >= 1
+    waiting = models(port, 60)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(0.5)
+    server = http.server.HTTPServer(("127.0.0.1", port), Empty)
+    try:
+        server.timeout = 30
+        server.handle_request()
+        assert waiting.wait(60) == 0, waiting.stderr.read()
+    finally:
+        server.server_close()
