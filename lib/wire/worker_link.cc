@@ -101,10 +101,10 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
         say_hello(gateway);
         continue;
       }
-      const auto sent = bus.send(gateway.socket, {.envelope = {.correlation = whole.draining ? kLeaving : 0,
-                                                               .request_id = {},
-                                                               .body = share(address, whole)},
-                                                  .payload = {}});
+      const auto sent = bus.send(
+          gateway.socket,
+          {.envelope = {.correlation = whole.draining ? kLeaving : 0, .request_id = {}, .body = share(address, whole)},
+           .payload = {}});
       if (!sent) spdlog::warn("heartbeat not sent address={} message={}", address, log_value(sent.error().message));
     }
   }
@@ -189,8 +189,12 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
         spdlog::error("cannot dial gateway address={} message={}", address, log_value(socket.error().message));
         continue;
       }
-      gateways[address] = {
-          .socket = *socket, .welcomed = false, .knows_leaving = false, .in_dns = true, .heard = Clock::now(), .next_beat = {}};
+      gateways[address] = {.socket = *socket,
+                           .welcomed = false,
+                           .knows_leaving = false,
+                           .in_dns = true,
+                           .heard = Clock::now(),
+                           .next_beat = {}};
     }
     beat(Clock::now(), false);
   }

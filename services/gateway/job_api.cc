@@ -49,8 +49,7 @@ Task<Response> post_job(Services& services, Call& call) {
   job.request_id = call.request.id;
   job.actor = actor_of(call.request);
   auto created = co_await services.registry.ask<msg::Jobs>(
-      msg::CreateJob{.job = std::move(job), .idempotency_key = key->empty() ? random_hex() : *key},
-      call.request.id);
+      msg::CreateJob{.job = std::move(job), .idempotency_key = key->empty() ? random_hex() : *key}, call.request.id);
   co_return one_job(services, std::move(created), call, 202);
 }
 

@@ -61,8 +61,9 @@ int main(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   options.add("drain-grace-ms", settings.drain_grace_ms, "Time to go on accepting at SIGTERM, once not ready")
       ->check(CLI::NonNegativeNumber);
-  options.add("ready-alone-after-seconds", settings.ready_alone_after_seconds,
-              "Time from the start after which a gateway that knows no inferencer is ready all the same; negative: never");
+  options.add(
+      "ready-alone-after-seconds", settings.ready_alone_after_seconds,
+      "Time from the start after which a gateway that knows no inferencer is ready all the same; negative: never");
   if (const auto code = options.parse(argc, argv)) return *code;
   if (auto started = start_logging("gateway", service.log_format, service.log_level); !started)
     return exit_with(started.error());

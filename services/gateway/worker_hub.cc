@@ -218,7 +218,8 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     if (const auto* heartbeat = std::get_if<msg::Heartbeat>(&envelope.body)) {
       if (!workers.on_heartbeat(incoming.peer, *heartbeat, Clock::now())) return send(incoming.peer, 0, msg::Rehello{});
       if (correlation != 0) {
-        send(incoming.peer, correlation, msg::Ok{});  // behind all that it was sent before: it may leave once it reads this
+        send(incoming.peer, correlation,
+             msg::Ok{});  // behind all that it was sent before: it may leave once it reads this
       } else {
         (void)bus.knock(socket, incoming.peer);  // a worker gives up a gateway that never says a word
       }
