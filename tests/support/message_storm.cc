@@ -8,8 +8,8 @@
 // Ends with 0 once everything was sent and a last question was answered (dial), or a heartbeat came after it (bind).
 #include <atomic>
 #include <boost/pfr.hpp>
-#include <condition_variable>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
@@ -163,10 +163,8 @@ int dial(const std::string& address) {
   });
   if (!socket) return std::println(stderr, "{}", socket.error().message), 1;
   // A gateway listens to those it knows, and some of what comes unmakes the acquaintance.
-  const msg::Hello hello{.release = std::string(kRelease),
-                         .role = msg::Role::kInferencer,
-                         .worker_id = WorkerId("storm"),
-                         .host = "here"};
+  const msg::Hello hello{
+      .release = std::string(kRelease), .role = msg::Role::kInferencer, .worker_id = WorkerId("storm"), .host = "here"};
   const std::size_t sent = send_all([&](Message message) {
     (void)bus.send(*socket, message_of(0, hello));
     (void)bus.send(*socket, std::move(message));

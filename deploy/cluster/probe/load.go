@@ -41,7 +41,7 @@ type outcome struct {
 	err   string
 }
 
-// load starts each request when it is due, whatever became of those before: a server that stalls gets all of them, as
+// load begins with the first good answer. It starts each request when it is due, whatever became of those before: a server that stalls gets all of them, as
 // from many clients. Nothing is asked twice.
 func load(arguments []string) {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
@@ -67,6 +67,11 @@ func load(arguments []string) {
 		outcomes []outcome
 		open     sync.WaitGroup
 	)
+	// A network policy that does not know this pod yet refuses its first connections.
+	for wait := time.Now().Add(time.Minute); ask(&fresh, flags.Arg(0), *body) != "" && time.Now().Before(wait); {
+		time.Sleep(100 * time.Millisecond)
+	}
+	log.Print("begun")
 	began := time.Now()
 	for i := 0; ; i++ {
 		due := began.Add(time.Duration(float64(i) / *rate * float64(time.Second)))

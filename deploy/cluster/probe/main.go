@@ -6,6 +6,7 @@
 //	probe load [OPTIONS] URL SECONDS
 //	                           ask at a steady rate until the time is up or SIGTERM; print as JSON how many answers
 //	                           were 200 and how many not, and the slowest of each second
+//	probe stop                 SIGTERM to the container's first process
 package main
 
 import (
@@ -42,10 +43,14 @@ func main() {
 			log.Fatal(err)
 		}
 		connection.Close()
+	case arguments[0] == "stop":
+		if err := syscall.Kill(1, syscall.SIGTERM); err != nil {
+			log.Fatal(err)
+		}
 	case arguments[0] == "load":
 		load(arguments[1:])
 	default:
-		log.Fatal("usage: probe [get URL | connect HOST:PORT | load [OPTIONS] URL SECONDS]")
+		log.Fatal("usage: probe [get URL | connect HOST:PORT | load [OPTIONS] URL SECONDS | stop]")
 	}
 }
 
