@@ -66,9 +66,10 @@ class Release:
     def install(self, *sets):
         self.helm("upgrade", CHART, "--install", "-f", VALUES, *with_sets(*self.sets, *sets), "--wait", "--timeout", "180s")
 
-    def upgrade(self, *sets, check=True, wait=True):
-        return self.helm("upgrade", CHART, "--reset-then-reuse-values", *with_sets(*sets),
-                         *(["--wait", "--timeout", "180s"] if wait else []), check=check)
+    def upgrade(self, *sets, chart=CHART, force=False, check=True):
+        forced = ["--force-conflicts"] if force and self.helm_command == "helm" else []
+        return self.helm("upgrade", chart, "--reset-then-reuse-values", *with_sets(*sets), *forced, "--wait", "--timeout", "180s",
+                         check=check)
 
     def uninstall(self):
         self.helm("uninstall", "--wait", "--timeout", "180s")
@@ -133,6 +134,19 @@ class Release:
 
     def loads(self, **options):
         return Load(self, **options)
+
+
+def long_job(model, epochs=15_000):
+    """A job of two minutes or more on one core."""
+    document = json.loads((CHART / "files" / "test" / "job.json").read_text())
+    layers = document["model"]["config"]["layers"]
+    wide = [{"class_name": "Dense", "config": {"name": f"wide{i}", "units": 1024, "activation": "relu"}} for i in range(2)]
+    layers[1:1] = wide
+    document["fit"]["epochs"] = epochs
+    document["compile"]["optimizer"]["config"]["learning_rate"] = 1e-6
+    document["publish"]["model"] = model
+    document["checkpoint_seconds"] = 1
+    return document
 
 
 def with_sets(*sets):
