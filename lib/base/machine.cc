@@ -5,14 +5,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <limits>
+#include <optional>
+#include <string_view>
+
+#include "lib/base/cgroup.h"
 
 namespace slipway {
 namespace {
 
 constexpr std::uint64_t kMost = std::uint64_t{1} << 62;
+constexpr double kAnyCores = std::numeric_limits<double>::infinity();
 
 int affinity_cores() {
   cpu_set_t set;
@@ -21,45 +25,15 @@ int affinity_cores() {
   return std::max(1, CPU_COUNT(&set));
 }
 
-// Of cgroup v2, else v1; "max" and -1 mean no limit. A container sees its own group at the root of the mount.
-double quota_cores() {
-  constexpr double kNone = std::numeric_limits<double>::infinity();
-  if (std::ifstream file("/sys/fs/cgroup/cpu.max"); file) {
-    double quota = 0;
-    double period = 0;
-    return file >> quota >> period && quota > 0 && period > 0 ? quota / period : kNone;
+// A line of /proc/meminfo, in bytes.
+std::optional<std::uint64_t> meminfo(const std::filesystem::path& root, std::string_view wanted) {
+  std::ifstream file(root / "proc/meminfo");
+  std::string name;
+  std::uint64_t kib = 0;
+  for (std::string rest; file >> name >> kib; std::getline(file, rest)) {
+    if (name == wanted) return kib * 1024;
   }
-  std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double quota = 0;
-  double period = 0;
-  return quota_file >> quota && period_file >> period && quota > 0 && period > 0 ? quota / period : kNone;
-}
-
-std::uint64_t machine_left() {
-  std::ifstream file("/proc/meminfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    if (line.starts_with("MemAvailable:")) return std::stoull(line.substr(13)) * 1024;  // given in KiB
-  }
-  return kMost;
-}
-
-// Page cache counts as used but is given up before anything is refused.
-std::uint64_t cgroup_left(const std::string& limit_file, const std::string& used_file, const std::string& stat_file,
-                          const std::string& cache_key) {
-  std::uint64_t limit = 0;
-  std::uint64_t used = 0;
-  std::ifstream limits(limit_file);
-  std::ifstream uses(used_file);
-  if (!(limits >> limit) || !(uses >> used)) return kMost;  // also "max"
-  std::ifstream stat(stat_file);
-  std::string key;
-  std::uint64_t value = 0;
-  while (stat >> key >> value) {
-    if (key == cache_key) used -= std::min(used, value);
-  }
-  return std::min(kMost, limit - std::min(limit, used));
+  return std::nullopt;
 }
 
 }  // namespace
@@ -69,19 +43,24 @@ std::string host_name() {
   return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
-int usable_cores() {
-  const int affinity = affinity_cores();
-  const double quota = std::floor(quota_cores());
-  return quota < affinity ? std::max(1, static_cast<int>(quota)) : affinity;
+int ProcessLimits::whole_cores() const { return std::max(1, static_cast<int>(cores)); }
+
+ProcessLimits process_limits(const std::filesystem::path& root) {
+  constexpr std::uint64_t kUnknown = std::uint64_t{8} << 30;
+  const CgroupLimits groups = read_cgroup(root);
+  const auto machine = meminfo(root, "MemTotal:");
+  const std::uint64_t most = machine.value_or(groups.memory_bytes.value_or(kUnknown));
+  return {.cores = std::min(static_cast<double>(affinity_cores()), groups.cores.value_or(kAnyCores)),
+          .memory_bytes = std::min(most, groups.memory_bytes.value_or(most)),
+          .cores_are_own = groups.cores.has_value(),
+          .memory_is_own = groups.memory_bytes.value_or(kMost) <= most};
 }
 
-std::uint64_t memory_left() {
-  const std::string v2 = "/sys/fs/cgroup/";
-  const std::string v1 = "/sys/fs/cgroup/memory/";
-  return std::min({machine_left(),
-                   cgroup_left(v2 + "memory.max", v2 + "memory.current", v2 + "memory.stat", "inactive_file"),
-                   cgroup_left(v1 + "memory.limit_in_bytes", v1 + "memory.usage_in_bytes", v1 + "memory.stat",
-                               "total_inactive_file")});
+int usable_cores() { return process_limits().whole_cores(); }
+
+std::uint64_t memory_left(const std::filesystem::path& root) {
+  return std::min(
+      {kMost, meminfo(root, "MemAvailable:").value_or(kMost), read_cgroup(root).memory_left.value_or(kMost)});
 }
 
 std::uint64_t descriptor_limit() {

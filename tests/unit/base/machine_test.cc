@@ -31,6 +31,13 @@ TEST(Machine, MemoryLeftIsThatOfThisMachine) {
   EXPECT_LT(memory_left(), std::uint64_t{1} << 50);
 }
 
+TEST(Machine, LimitsAreThoseOfThisMachine) {
+  const ProcessLimits limits = process_limits();
+  EXPECT_GT(limits.cores, 0);
+  EXPECT_GT(limits.memory_bytes, std::uint64_t{64} << 20);
+  EXPECT_LT(limits.memory_bytes, std::uint64_t{1} << 50);
+}
+
 TEST(Machine, HasAName) { EXPECT_FALSE(host_name().empty()); }
 
 TEST(Machine, RaisesTheSoftLimitOfDescriptorsToTheHardOne) {
