@@ -9,7 +9,7 @@ namespace {
 
 struct Family {
   std::string help;
-  std::uint64_t past = 0;  // of counters that have gone
+  double past = 0;  // of counters that have gone
   std::set<const Reading::Read*> live;
 };
 

@@ -1,7 +1,6 @@
 // Numbers that a room counts and lib/obs shows on /metrics, without the one knowing the other.
 #pragma once
 
-#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -13,7 +12,7 @@ namespace slipway {
 // Threads: `read` is called from any, while the Reading lives, and must not make or destroy one.
 class Reading {
  public:
-  using Read = std::function<std::uint64_t()>;
+  using Read = std::function<double()>;
   Reading(std::string name, std::string help, Read read);
   ~Reading();
   Reading(const Reading&) = delete;
@@ -22,7 +21,7 @@ class Reading {
   struct Value {
     std::string name;
     std::string help;
-    std::uint64_t value = 0;
+    double value = 0;
   };
   // All names of this process, sorted. Any thread.
   [[nodiscard]] static std::vector<Value> all();

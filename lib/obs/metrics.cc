@@ -14,7 +14,7 @@ std::vector<prometheus::MetricFamily> collect() {
   for (const Reading::Value& reading : Reading::all()) {
     const bool counter = reading.name.ends_with("_total");
     prometheus::ClientMetric metric;
-    metric.counter.value = metric.gauge.value = static_cast<double>(reading.value);
+    metric.counter.value = metric.gauge.value = reading.value;
     families.push_back({.name = reading.name,
                         .help = reading.help,
                         .type = counter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge,

@@ -8,6 +8,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -19,6 +20,10 @@
 namespace slipway {
 
 void link_thread_stacks();  // thread_stacks.cc
+
+namespace {
+std::atomic<int> team_size = 1;
+}
 
 void start_torch(int intra_op_threads) {
   link_thread_stacks();
@@ -33,7 +38,8 @@ void start_torch(int intra_op_threads) {
   torch::jit::setFusionStrategy(none);
   torch::jit::setTensorExprFuserEnabled(false);
 
-  at::set_num_threads(intra_op_threads > 0 ? intra_op_threads : usable_cores());
+  set_torch_threads(intra_op_threads > 0 ? intra_op_threads : usable_cores());
+  use_torch_threads();
   // May be set once in a process, before its first use.
   static const bool once = [] {
     at::set_num_interop_threads(1);
@@ -44,6 +50,17 @@ void start_torch(int intra_op_threads) {
   // The same thread count then gives the same bits. Filling fresh memory with NaN finds bugs, but costs time.
   at::globalContext().setDeterministicAlgorithms(true, false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);
+}
+
+void set_torch_threads(int intra_op_threads) { team_size = intra_op_threads; }
+
+void use_torch_threads() {
+  // OpenMP keeps the size per thread; one that begins later takes over torch's own idea of it, at its first operator.
+  thread_local int used = 0;
+  const int wanted = team_size.load(std::memory_order_relaxed);
+  if (used == wanted) return;
+  used = wanted;
+  at::set_num_threads(wanted);
 }
 
 BlasReport check_blas() {

@@ -14,6 +14,13 @@ namespace slipway {
 // sees the cgroup's quota too, as torch does not.
 void start_torch(int intra_op_threads);
 
+// Sets another size of the team, for threads that have begun already: each takes it over at its next
+// use_torch_threads(). Any thread.
+void set_torch_threads(int intra_op_threads);
+
+// What a thread that lives long calls before its work; costs nothing when nothing has changed.
+void use_torch_threads();
+
 // Which BLAS the process really loaded.
 struct BlasReport {
   std::string library;  // the file that matrix products go to, links resolved; empty: not found

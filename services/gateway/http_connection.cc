@@ -364,7 +364,7 @@ Task<Response> HttpConnection::answer(Call& call, const RouteTable::Match& match
 Task<Response> HttpConnection::handle(Call& call, const Route& route) {
   body_limit_ = route.body == BodyPolicy::kStream
                     ? shared_.settings.max_upload_bytes
-                    : std::min(shared_.settings.max_body_bytes, shared_.settings.max_buffered_bytes);
+                    : std::min(shared_.settings.max_body_bytes, shared_.memory.limit_bytes());
   const auto length = parser_->content_length();
   if (length && *length > body_limit_) {
     co_return error_response(

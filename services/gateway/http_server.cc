@@ -220,6 +220,8 @@ int HttpServer::port() const { return impl_->port; }
 
 void HttpServer::leave() { impl_->shared.leaving = true; }
 
+void HttpServer::set_max_buffered_bytes(std::uint64_t bytes) { impl_->shared.memory.set_limit(bytes); }
+
 bool HttpServer::drain(std::chrono::milliseconds deadline) {
   impl_->shared.draining = true;
   asio::post(impl_->lanes.front()->context, [impl = impl_.get()] {

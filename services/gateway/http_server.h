@@ -33,6 +33,9 @@ class HttpServer {
   // before drain().
   void leave();
 
+  // Another limit of the requests and answers in memory than the settings' one.
+  void set_max_buffered_bytes(std::uint64_t bytes);
+
   // Accepts no more, closes connections that wait for a next request, and gives the others until `deadline` to finish.
   // True: all did.
   bool drain(std::chrono::milliseconds deadline);

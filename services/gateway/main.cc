@@ -1,13 +1,16 @@
 // slipway-gateway: HTTP in, messages out.
 #include <spdlog/spdlog.h>
 
+#include <optional>
 #include <thread>
 
+#include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
 #include "lib/base/options.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
 #include "services/gateway/http_server.h"
+#include "services/gateway/memory_budget.h"
 #include "services/gateway/metrics.h"
 #include "services/gateway/own_api.h"
 
@@ -24,10 +27,16 @@ int main(int argc, char** argv) {
   options.add("registry", settings.registry, "Registry's port for calls, host:port");
   options.add("registry-events", settings.registry_events, "Registry's port for events, host:port");
   options.add("max-body-bytes", settings.max_body_bytes, "Largest JSON body");
-  options.add("max-buffered-bytes", settings.max_buffered_bytes,
-              "requests and answers in memory at once, in all, before 503");
+  settings.max_buffered_bytes = default_budget_bytes(process_limits());
+  const auto* buffered_bytes =
+      options
+          .add("max-buffered-bytes", settings.max_buffered_bytes,
+               "Requests and answers in memory at once, in all, before 503; by default half of what the cgroup allows, "
+               "1 GiB where it allows all")
+          ->check(CLI::PositiveNumber);
   options.add("max-upload-bytes", settings.max_upload_bytes, "Largest streamed upload");
-  options.add("http-threads", settings.http_threads, "Threads that serve HTTP; 0: one per core, at most 4")
+  options
+      .add("http-threads", settings.http_threads, "Threads that serve HTTP; 0: one per core at the start, at most 4")
       ->check(CLI::Range(0, 256));
   options.add("max-connections", settings.max_connections, "Client connections open at once")
       ->check(CLI::PositiveNumber);
@@ -114,6 +123,11 @@ int main(int argc, char** argv) {
       !written) {
     return exit_with(written.error());
   }
+  std::optional<LimitWatch> watch(std::in_place, [&](const ProcessLimits& now) {
+    if (buffered_bytes->count() > 0) return;
+    (*http)->set_max_buffered_bytes(default_budget_bytes(now));
+    spdlog::info("resized max_buffered_bytes={}", default_budget_bytes(now));
+  });
   spdlog::info("gateway started address={} http_port={} bus_port={} metrics_port={}", service.listen_address,
                (*http)->port(), workers.port(), (*health)->port());
 
@@ -132,6 +146,7 @@ int main(int argc, char** argv) {
   caller.close();
   workers.close();
   if (!finished) (*http)->drain(std::chrono::seconds(1));
+  watch.reset();  // it speaks to the server
   http->reset();
   health->reset();
   bus.stop(std::chrono::milliseconds(200));  // cancels still go out

@@ -1,10 +1,17 @@
 #include "services/gateway/memory_budget.h"
 
+#include <algorithm>
+
 namespace slipway::gateway {
+
+std::uint64_t default_budget_bytes(const ProcessLimits& limits) {
+  constexpr std::uint64_t kShared = 1 << 30;
+  return limits.memory_is_own ? limits.memory_bytes / 2 : std::min(kShared, limits.memory_bytes / 2);
+}
 
 Result<void> MemoryShare::take(std::uint64_t bytes) {
   if (budget_ == nullptr) return {};
-  const std::uint64_t limit = budget_->limit_;
+  const std::uint64_t limit = budget_->limit_bytes();
   if (bytes > limit || held_ > limit - bytes) {
     return fail(Code::kTooLarge,
                 std::format("the request and its answer take more than the {} bytes that all of them may take "

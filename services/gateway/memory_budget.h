@@ -5,20 +5,29 @@
 #include <cstdint>
 
 #include "lib/base/error.h"
+#include "lib/base/machine.h"
 
 namespace slipway::gateway {
+
+// The budget of a gateway that is not told one: half of a memory limit of its own, as a container has; on a machine
+// that it shares, 1 GiB, and half of the machine's memory at most.
+[[nodiscard]] std::uint64_t default_budget_bytes(const ProcessLimits& limits);
 
 // Threads: any.
 class MemoryBudget {
  public:
   explicit MemoryBudget(std::uint64_t limit_bytes) : limit_(limit_bytes) {}
 
+  [[nodiscard]] std::uint64_t limit_bytes() const { return limit_.load(std::memory_order_relaxed); }
+  // What is held already stays; while that is over the limit, nothing more is taken.
+  void set_limit(std::uint64_t bytes) { limit_.store(bytes, std::memory_order_relaxed); }
+
   [[nodiscard]] std::uint64_t held_bytes() const { return held_.load(std::memory_order_relaxed); }
 
  private:
   friend class MemoryShare;
 
-  const std::uint64_t limit_;
+  std::atomic<std::uint64_t> limit_;
   std::atomic<std::uint64_t> held_{0};
 };
 

@@ -161,7 +161,7 @@ std::unexpected<Error> fail_late() {
 }  // namespace
 
 struct Engine::State {
-  explicit State(const Options& given) : options(given) {}
+  explicit State(const Options& given) : options(given), max_queued_bytes(given.max_queued_bytes) {}
 
   const Options options;
   mutable std::mutex mutex;
@@ -173,6 +173,7 @@ struct Engine::State {
   std::uint64_t next_id = 1;
   std::size_t requests = 0;  // not answered yet
   std::size_t queued_bytes = 0;
+  std::size_t max_queued_bytes;
   std::size_t running = 0;  // pieces
   int batches = 0;          // that run
   Clock::duration spent{};  // of the lane that was chosen last, which has spent least
@@ -477,8 +478,8 @@ std::optional<Error> Engine::State::refusal(const msg::VersionKey& key, const Ch
   }
   const Lane& lane = found->second;
   if (lane.refused) return lane.refused;
-  if (queued_bytes + bytes > options.max_queued_bytes) {
-    return full(std::format("{} bytes wait, at most {} may", queued_bytes, options.max_queued_bytes));
+  if (queued_bytes + bytes > max_queued_bytes) {
+    return full(std::format("{} bytes wait, at most {} may", queued_bytes, max_queued_bytes));
   }
   if (lane.batcher.queued_rows() + inputs.rows > most_rows) {
     return full(
@@ -490,9 +491,9 @@ std::optional<Error> Engine::State::refusal(const msg::VersionKey& key, const Ch
     return full(std::format("{} requests are here for version {} of model '{}' and {} for others, of at most {}",
                             lane.requests, key.version, key.model, requests - lane.requests, options.max_requests));
   }
-  if (lane.bytes > 0 && lane.bytes + bytes + queued_bytes > options.max_queued_bytes) {
+  if (lane.bytes > 0 && lane.bytes + bytes + queued_bytes > max_queued_bytes) {
     return full(std::format("{} bytes wait for version {} of model '{}' and {} for others, of at most {}", lane.bytes,
-                            key.version, key.model, queued_bytes - lane.bytes, options.max_queued_bytes));
+                            key.version, key.model, queued_bytes - lane.bytes, max_queued_bytes));
   }
   return std::nullopt;
 }
@@ -615,6 +616,11 @@ void Engine::abandon(const msg::VersionKey& key, const std::optional<Error>& gui
     }
   }
   give(ready);
+}
+
+void Engine::set_max_queued_bytes(std::size_t bytes) {
+  const std::lock_guard lock(state_->mutex);
+  state_->max_queued_bytes = bytes;
 }
 
 std::size_t Engine::outstanding() const {

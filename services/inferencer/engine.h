@@ -92,6 +92,9 @@ class Engine {
   // The process is about to end because of `key`: its requests get `guilty` (nullopt: nothing yet), all others `lost`.
   void abandon(const msg::VersionKey& key, const std::optional<Error>& guilty, const Error& lost);
 
+  // Another limit of the inputs waiting: what waits already stays.
+  void set_max_queued_bytes(std::size_t bytes);
+
   // Requests that wait or run, the parts of a large one counted each.
   [[nodiscard]] std::size_t outstanding() const;
 

@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <format>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -282,7 +283,8 @@ int inspect_child_main(int argc, char** argv) {
   // The child must not outlive its parent, gain rights, write files or leave a core behind.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-  static_cast<void>(!nice(5));  // predictions come first
+  static_cast<void>(!nice(5));                        // predictions come first
+  std::ofstream("/proc/self/oom_score_adj") << 1000;  // where memory runs out, this is what goes
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_FSIZE, 0);
   limit(RLIMIT_CPU, std::strtoull(argv[1], nullptr, 10));

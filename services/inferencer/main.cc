@@ -13,6 +13,7 @@
 #include <string_view>
 #include <thread>
 
+#include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
 #include "lib/base/machine.h"
 #include "lib/base/options.h"
@@ -53,9 +54,11 @@ int main(int argc, char** argv) {
   auto& engine = server_options.engine;
   auto& limits = server_options.store.limits;
   auto& model_limits = server_options.store.model_limits;
-  const std::int64_t memory = machine_memory_bytes();
-  limits.max_bytes = memory / 2;
-  model_limits.run_bytes = std::max(memory / 4, std::int64_t{256} << 20);
+  const MemoryPlan plan = plan_memory(process_limits().memory_bytes);
+  limits.max_bytes = plan.model_bytes;
+  model_limits.run_bytes = plan.run_bytes;
+  engine.max_queued_bytes = plan.queued_bytes;
+  server_options.inspect.memory_bytes = plan.inspect_bytes;
 
   Options options("Loads model versions and answers predictions.", "slipway-inferencer");
   settings.add_to(options);
@@ -68,14 +71,18 @@ int main(int argc, char** argv) {
       .add("cache-bytes", server_options.store.cache_bytes,
            "Bytes of model files in it; beyond that the least recently used ones leave that no loaded version is from")
       ->check(CLI::PositiveNumber);
-  options.add("threads", threads, "Threads that one forward pass may use; 0: cores divided by instances")
+  options
+      .add("threads", threads,
+           "Threads that one forward pass may use; 0: the cores of the cgroup's CPU quota divided by instances, also "
+           "when it changes; one without a quota")
       ->check(CLI::NonNegativeNumber);
   options.add("instances", engine.instances, "Batches that may run at once")->check(CLI::Range(1, 1024));
   options.add("max-batch-rows", engine.limits.max_rows, "Rows in one batch")->check(CLI::PositiveNumber);
   options.add("max-queued-rows", engine.limits.max_queued_rows, "Rows waiting per version before requests are refused")
       ->check(CLI::PositiveNumber);
-  options.add("max-queued-bytes", engine.max_queued_bytes,
-              "Bytes of inputs waiting in all before requests are refused");
+  const auto* queued_bytes = options.add("max-queued-bytes", engine.max_queued_bytes,
+                                         "Bytes of inputs waiting in all before requests are refused; by default an "
+                                         "eighth of what there is, at most 1 GiB");
   options
       .add("max-queued-requests", server_options.max_requests, "Requests that the gateways may have outstanding here")
       ->check(CLI::PositiveNumber);
@@ -85,15 +92,17 @@ int main(int argc, char** argv) {
       .add("max-loaded-versions", limits.max_loaded,
            "Versions in memory; the least recently used ones leave, and come back when asked for")
       ->check(CLI::PositiveNumber);
-  options
-      .add("max-model-memory-bytes", limits.max_bytes,
-           "Memory of all loaded versions, the same; by default half of what this machine or its cgroup has")
-      ->check(CLI::PositiveNumber);
-  options
-      .add("max-run-memory-bytes", model_limits.run_bytes,
-           "Memory of one version's batches, of answers on their way and of what it keeps between them; by default a "
-           "quarter of what there is, at least 256 MiB")
-      ->check(CLI::PositiveNumber);
+  const auto* model_bytes =
+      options
+          .add("max-model-memory-bytes", limits.max_bytes,
+               "Memory of all loaded versions, the same; by default half of what this machine or its cgroup has")
+          ->check(CLI::PositiveNumber);
+  const auto* run_bytes =
+      options
+          .add("max-run-memory-bytes", model_limits.run_bytes,
+               "Memory of one version's batches, of answers on their way and of what it keeps between them; by default "
+               "a quarter of what there is, at least 256 MiB")
+          ->check(CLI::PositiveNumber);
   options.add("max-tensor-bytes", model_limits.tensor_bytes, "Bytes of one output of one request")
       ->check(CLI::PositiveNumber);
   options.add("inspect-seconds", inspect_seconds, "Time an uploaded file has to load and run")
@@ -120,17 +129,36 @@ int main(int argc, char** argv) {
   if (failed) return exit_with({.code = Code::kInternal, .message = "cannot find this program's own file", .path = {}});
 
   // Each compute thread has a team of its own.
-  start_torch(threads > 0 ? threads : std::max(1, usable_cores() / engine.instances));
+  const auto team = [threads, instances = engine.instances](const ProcessLimits& now) {
+    if (threads > 0 || !now.cores_are_own) return std::max(1, threads);  // what is shared is not for one team
+    return std::max(1, now.whole_cores() / instances);
+  };
+  start_torch(team(process_limits()));
   log_blas();
 
+  // What was set by hand stays; the rest follows what there is.
+  const auto plan_for = [=, model = limits.max_bytes, run = model_limits.run_bytes,
+                         queued = engine.max_queued_bytes](const ProcessLimits& now) {
+    MemoryPlan next = plan_memory(now.memory_bytes);
+    if (model_bytes->count() > 0) next.model_bytes = model;
+    if (run_bytes->count() > 0) next.run_bytes = run;
+    if (queued_bytes->count() > 0) next.queued_bytes = queued;
+    return next;
+  };
   auto server = Server::start(std::move(server_options));
   if (!server) return exit_with(server.error());
+  const LimitWatch watch([&](const ProcessLimits& now) {
+    set_torch_threads(team(now));
+    (*server)->set_memory(plan_for(now));
+    spdlog::info("resized threads={} model_memory_bytes={}", team(now), plan_for(now).model_bytes);
+  });
   auto health = obs::HealthServer::start(settings.listen_address, settings.metrics_port,
                                          [&server] { return (*server)->not_ready(); });
   if (!health) return exit_with(health.error());
   if (auto written = announce(settings.announce, {{"metrics", (*health)->port()}}); !written)
     return exit_with(written.error());
-  spdlog::info("inferencer started metrics_port={} instances={}", (*health)->port(), engine.instances);
+  spdlog::info("inferencer started metrics_port={} instances={} threads={} model_memory_bytes={}", (*health)->port(),
+               engine.instances, team(watch.now()), plan_for(watch.now()).model_bytes);
 
   const int signal = wait_for_stop_signal();
   spdlog::info("stopping signal={}", signal);

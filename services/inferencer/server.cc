@@ -92,6 +92,8 @@ struct Server::State {
   std::atomic<bool> linked{false};  // `link` may be used
   std::atomic<bool> draining{false};
   std::atomic<std::size_t> parked_count{0};
+  std::atomic<std::size_t> max_parked_bytes{options.engine.max_queued_bytes};
+  std::atomic<std::uint64_t> inspect_bytes{options.inspect.memory_bytes};
 
   // Bus thread only.
   std::map<msg::VersionKey, std::vector<Parked>> parked;
@@ -276,8 +278,7 @@ void Server::State::park(const msg::VersionKey& key, Parked request) {
   // One version that is long in loading must not keep the places from the others.
   const auto same = parked.find(key);
   const bool has_share = same != parked.end() && 2 * same->second.size() >= options.max_requests;
-  if (has_share || parked_count >= options.max_requests ||
-      parked_bytes + request.bytes > options.engine.max_queued_bytes) {
+  if (has_share || parked_count >= options.max_requests || parked_bytes + request.bytes > max_parked_bytes) {
     return refuse(request.asker,
                   {.code = Code::kOverloaded,
                    .message = std::format("Exceeds maximum queue size: {} requests wait for versions to be loaded",
@@ -433,7 +434,9 @@ Result<Signature> Server::State::inspect(const msg::Inspect& question) {
   const auto& path = file->path();
   // What the scan refuses needs no process that loads torch.
   auto signature = scan_file(path).and_then([&] {
-    return inspect_in_child(options.program, path, question.signature, options.inspect, stop_inspecting.get_token());
+    InspectLimits limits = options.inspect;
+    limits.memory_bytes = inspect_bytes;
+    return inspect_in_child(options.program, path, question.signature, limits, stop_inspecting.get_token());
   });
   std::error_code ignored;
   if (!signature) std::filesystem::remove(path, ignored);
@@ -482,6 +485,13 @@ std::string Server::not_ready() const {
   if (!state_->store->settled()) return "the desired versions are not loaded yet";
   if (state_->link->welcomed() == 0) return "no gateway has welcomed this inferencer";
   return {};
+}
+
+void Server::set_memory(const MemoryPlan& plan) {
+  state_->store->set_memory(plan.model_bytes, plan.run_bytes);
+  state_->engine.set_max_queued_bytes(plan.queued_bytes);
+  state_->max_parked_bytes = plan.queued_bytes;
+  state_->inspect_bytes = plan.inspect_bytes;
 }
 
 void Server::drain(std::chrono::milliseconds deadline) {

@@ -13,6 +13,7 @@
 #include "lib/base/log.h"
 #include "services/inferencer/engine.h"
 #include "services/inferencer/inspect_child.h"
+#include "services/inferencer/memory_plan.h"
 #include "services/inferencer/version_store.h"
 
 namespace slipway::inferencer {
@@ -48,6 +49,9 @@ class Server {
 
   // Why this worker is not ready; empty: a gateway has welcomed it and the desired versions have been dealt with.
   [[nodiscard]] std::string not_ready() const;
+
+  // Other limits than those of the options, from now on.
+  void set_memory(const MemoryPlan& plan);
 
   // Tells the gateways to send no more and waits until all that is here is answered, at most `deadline`.
   void drain(std::chrono::milliseconds deadline);

@@ -236,6 +236,7 @@ Result<std::shared_ptr<const TorchModel>> TorchModel::load(const std::filesystem
   });
   if (!scanned) return std::unexpected(std::move(scanned).error());
   using Loaded = Result<std::shared_ptr<const TorchModel>>;
+  use_torch_threads();
   auto state = std::make_unique<State>(limits);
   const MemoryAccount::Charge charge(state->account);
   auto loaded =
@@ -329,6 +330,7 @@ Result<std::vector<Outputs>> TorchModel::run(const Signature& signature, std::sp
   const Code failed = has_free_dimensions(signature) ? Code::kInvalidArgument : Code::kInternal;
   const ModelLimits& limits = state_->limits;
   const std::int64_t kept = further_bytes();
+  use_torch_threads();
   MemoryAccount::Charge charge(state_->account);
   std::vector<Outputs> answers;
   using Ran = Result<std::vector<Outputs>>;

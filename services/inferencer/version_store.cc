@@ -55,7 +55,8 @@ struct VersionStore::State {
         options(std::move(given)),
         events(std::move(callbacks)),
         cache(options.cache_dir, options.cache_bytes),
-        table(options.limits) {}
+        table(options.limits),
+        model_limits(options.model_limits) {}
 
   Caller& registry;
   Engine& engine;
@@ -67,6 +68,7 @@ struct VersionStore::State {
   mutable std::mutex mutex;  // guards all below
   std::condition_variable wake;
   VersionTable table;
+  ModelLimits model_limits;  // of what is loaded next
   RevisionWatch revisions;
   std::set<std::string> changed_models;
   bool quarantines_changed = false;
@@ -214,11 +216,14 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
   if (leaving.erase(key) > 0) {
     if (auto here = engine.find(key)) return here;
   }
-  if (file->size_bytes > static_cast<std::uint64_t>(options.model_limits.load_bytes)) {
-    return fail(Code::kTooLarge,
-                std::format("version {} of model '{}' has a file of {} bytes, and models may take {} "
-                            "bytes here (--max-model-memory-bytes)",
-                            key.version, key.model, file->size_bytes, options.model_limits.load_bytes));
+  const ModelLimits limits = [this] {
+    const std::lock_guard lock(mutex);
+    return model_limits;
+  }();
+  if (file->size_bytes > static_cast<std::uint64_t>(limits.load_bytes)) {
+    return fail(Code::kTooLarge, std::format("version {} of model '{}' has a file of {} bytes, and models may take {} "
+                                             "bytes here (--max-model-memory-bytes)",
+                                             key.version, key.model, file->size_bytes, limits.load_bytes));
   }
   auto cached = cache.get(registry, *file);
   if (!cached) return std::unexpected(std::move(cached).error());
@@ -230,7 +235,7 @@ Result<std::shared_ptr<const LoadedVersion>> VersionStore::State::load(const msg
       options.watchdog,
       {.key = key, .digest = file->digest, .uploaded = version.uploaded, .until = Clock::now() + options.stuck_after});
   auto model = TorchModel::load(cached->path(), version.uploaded ? Origin::kUploaded : Origin::kTrained,
-                                version.signature, options.model_limits);
+                                version.signature, limits);
   if (!model) return std::unexpected(std::move(model).error());
 
   if (auto warm = warm_up(**model, version.signature, options.max_batch_rows); !warm)
@@ -424,6 +429,15 @@ void VersionStore::on_changed(const msg::Changed& changed) {
   } else {
     return;
   }
+  state_->news = true;
+  state_->wake.notify_one();
+}
+
+void VersionStore::set_memory(std::int64_t model_bytes, std::int64_t run_bytes) {
+  const std::lock_guard lock(state_->mutex);
+  state_->table.set_max_bytes(model_bytes);
+  state_->model_limits.load_bytes = model_bytes;
+  state_->model_limits.run_bytes = run_bytes;
   state_->news = true;
   state_->wake.notify_one();
 }

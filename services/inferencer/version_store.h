@@ -47,6 +47,9 @@ class VersionStore {
 
   [[nodiscard]] std::vector<msg::VersionKey> ready() const;
 
+  // Other limits: of all versions' memory from now on, of each version's runs from when it is loaded next.
+  void set_memory(std::int64_t model_bytes, std::int64_t run_bytes);
+
   // Whether the registry has been read and every desired version is ready or has failed once.
   [[nodiscard]] bool settled() const;
 

@@ -67,6 +67,9 @@ class VersionTable {
   // It is not there; a failed one may be tried again at once.
   void unloaded(const msg::VersionKey& key);
 
+  // Another limit of the memory of all; what is over it goes.
+  void set_max_bytes(std::int64_t bytes) { limits_.max_bytes = bytes; }
+
   [[nodiscard]] std::vector<msg::VersionKey> ready() const;
   [[nodiscard]] std::size_t ready_count() const { return by_use_.size(); }
   [[nodiscard]] std::int64_t ready_bytes() const { return bytes_; }
@@ -125,7 +128,7 @@ class VersionTable {
   [[nodiscard]] bool has_room(const Entry& entry) const;
   [[nodiscard]] Entry* next_wanted(bool untried) const;
 
-  const Limits limits_;
+  Limits limits_;
   std::map<std::string, Line> lines_;
   ByUse by_use_;
   Wanted wanted_;

@@ -1,9 +1,11 @@
 // slipway-registry: wires the registry, runs it, drains it at SIGTERM.
 #include <malloc.h>
 
+#include <algorithm>
 #include <cmath>
 #include <format>
 
+#include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
@@ -51,12 +53,18 @@ int main(int argc, char** argv) {
                       .path = {}});
   }
 
+  // What waits for the disk and for peers, in a small container.
+  const std::uint64_t memory = process_limits().memory_bytes;
+  server_options.max_queued_upload_bytes = std::min<std::size_t>(server_options.max_queued_upload_bytes, memory / 8);
+  server_options.max_answer_bytes = std::min<std::size_t>(server_options.max_answer_bytes, memory / 4);
+
   server_options.data_dir = data_dir;
   server_options.cluster_secret = settings.cluster_secret;
   server_options.calls_address = std::format("{}:{}", settings.listen_address, bus_port);
   server_options.events_address = std::format("{}:{}", settings.listen_address, events_port);
   server_options.jobs.lease = std::chrono::milliseconds(std::llround(lease_seconds * 1000));
 
+  const LimitWatch watch;
   Bus bus;
   auto server = registry::Server::start(bus, std::move(server_options));
   if (!server) return exit_with(server.error());

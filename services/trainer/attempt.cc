@@ -254,7 +254,8 @@ Attempt::Step<std::unique_ptr<Training>> Attempt::prepare() {
     if (resumed.error().code != Code::kDataLoss) return failure("USER_ERROR", resumed.error());
     warn("the checkpoint cannot be used, training starts anew: " + resumed.error().message);
   }
-  auto started = Training::start(*spec, *data, settings_.threads, identity);
+  const int threads = settings_.threads > 0 ? settings_.threads : usable_cores();
+  auto started = Training::start(*spec, *data, threads, identity);
   if (!started) {
     return failure(started.error().code == Code::kInternal ? "INTERNAL" : "USER_ERROR", started.error());
   }

@@ -10,7 +10,7 @@ namespace slipway::trainer {
 struct AttemptSettings {
   std::filesystem::path work_dir;                       // downloaded data sets are kept here
   std::uint64_t cache_bytes = std::uint64_t{32} << 30;  // of them; what a running job uses stays beyond that
-  int threads = 1;                                      // at most, for one operator
+  int threads = 1;                                      // at most, for one operator; 0: cores when it begins
   std::chrono::duration<double> checkpoint_every{30};   // unless the job says otherwise
   std::uint64_t memory_bytes = 0;                       // a job may take; 0: what is left when it begins
 };

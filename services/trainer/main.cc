@@ -5,8 +5,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
-#include "lib/base/machine.h"
 #include "lib/base/options.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
@@ -37,7 +37,9 @@ int main(int argc, char** argv) {
   options.add("work-dir", work_dir, "Folder for downloaded data sets");
   options.add("cache-bytes", server_options.attempt.cache_bytes,
               "Bytes of downloaded data sets to keep; those not used for the longest time go first");
-  options.add("threads", threads, "Threads that one operator may use; 0: cores. Small models use one")
+  options
+      .add("threads", threads,
+           "Threads that one operator may use; 0: cores when a job begins, which keeps them. Small models use one")
       ->check(CLI::Range(0, 1024));
   options.add("checkpoint-seconds", checkpoint_seconds, "Time between checkpoints of jobs that name none")
       ->check(CLI::Range(0.1, 86400.0));
@@ -51,14 +53,14 @@ int main(int argc, char** argv) {
   server_options.release = settings.release_id;
   server_options.cluster_secret = settings.cluster_secret;
   server_options.attempt.work_dir = std::filesystem::absolute(work_dir);
-  server_options.attempt.threads = threads > 0 ? threads : usable_cores();
+  server_options.attempt.threads = threads;
   server_options.attempt.checkpoint_every = std::chrono::duration<double>(checkpoint_seconds);
   server_options.attempt.memory_bytes = memory_mib << 20;
-  const int team = server_options.attempt.threads;
-
-  start_torch(team);
+  start_torch(threads);
   log_blas();
 
+  // Each attempt looks for itself what there is when it begins.
+  const LimitWatch watch;
   auto server = TrainerServer::start(std::move(server_options));
   if (!server) return exit_with(server.error());
   auto health = obs::HealthServer::start(settings.listen_address, settings.metrics_port,
@@ -67,7 +69,8 @@ int main(int argc, char** argv) {
   if (auto written = announce(settings.announce, {{"metrics", (*health)->port()}}); !written) {
     return exit_with(written.error());
   }
-  spdlog::info("trainer started metrics_port={} threads={}", (*health)->port(), team);
+  spdlog::info("trainer started metrics_port={} threads={}", (*health)->port(),
+               threads > 0 ? threads : watch.now().whole_cores());
 
   const int signal = wait_for_stop_signal();
   spdlog::info("stopping signal={}", signal);

@@ -21,7 +21,7 @@ TEST(Log, RefusesAFormatOrLevelItDoesNotKnow) {
   EXPECT_TRUE(start_logging("test", "json", "off"));
 }
 
-std::uint64_t lines_dropped() {
+double lines_dropped() {
   for (const auto& value : Reading::all()) {
     if (value.name == "slipway_log_dropped_total") return value.value;
   }

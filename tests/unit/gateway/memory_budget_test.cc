@@ -52,5 +52,26 @@ TEST(MemoryBudget, AShareOfNoneTakesAll) {
   share.keep(5);
 }
 
+TEST(MemoryBudget, TakesNothingMoreWhileItsNewLimitIsPassed) {
+  MemoryBudget budget(100);
+  MemoryShare held(budget);
+  EXPECT_TRUE(held.take(60));
+  budget.set_limit(50);
+  MemoryShare share(budget);
+  EXPECT_EQ(code_of(share.take(1)), Code::kOverloaded);
+  held.keep(0);
+  EXPECT_TRUE(share.take(50));
+  budget.set_limit(80);
+  EXPECT_TRUE(share.take(30));
+}
+
+TEST(MemoryBudget, IsHalfOfAMemoryLimitOfItsOwn) {
+  constexpr std::uint64_t kMiB = 1 << 20;
+  EXPECT_EQ(default_budget_bytes({.memory_bytes = 512 * kMiB, .memory_is_own = true}), 256 * kMiB);
+  EXPECT_EQ(default_budget_bytes({.memory_bytes = 8192 * kMiB, .memory_is_own = true}), 4096 * kMiB);
+  EXPECT_EQ(default_budget_bytes({.memory_bytes = 8192 * kMiB, .memory_is_own = false}), 1024 * kMiB);
+  EXPECT_EQ(default_budget_bytes({.memory_bytes = 1024 * kMiB, .memory_is_own = false}), 512 * kMiB);
+}
+
 }  // namespace
 }  // namespace slipway::gateway

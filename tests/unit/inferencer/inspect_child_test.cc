@@ -1,6 +1,7 @@
 #include "services/inferencer/inspect_child.h"
 
 #include "lib/torch_runtime/torch_runtime.h"
+#include "services/inferencer/memory_plan.h"
 #include "tests/unit/inferencer/models.h"
 
 namespace slipway::inferencer {
@@ -20,6 +21,11 @@ TEST_F(InspectChild, CompletesTheSignatureOfAGoodFile) {
   const auto signature = inspect(save_doubler(folder_));
   ASSERT_TRUE(signature) << signature.error().message;
   EXPECT_EQ(signature->outputs, std::vector{f32("output_0", {-1, 2})});
+}
+
+TEST_F(InspectChild, HasRoomForAGoodFileInASmallContainer) {
+  const auto signature = inspect(save_doubler(folder_), {.memory_bytes = plan_memory(1).inspect_bytes});
+  EXPECT_TRUE(signature) << signature.error().message;
 }
 
 TEST_F(InspectChild, HandsTheRefusalOn) {

@@ -295,5 +295,20 @@ TEST(RevisionWatch, AGapAndAStepBackAreMissedMessages) {
   EXPECT_TRUE(watch.missed(3));
 }
 
+TEST(VersionTable, ASmallerLimitOfMemoryTakesTheLeastRecentlyUsed) {
+  VersionTable versions(limits(10, 3 * kBytes));
+  versions.set_desired("a", {1}, kStart);
+  versions.set_desired("b", {1}, kStart);
+  versions.set_desired("c", {1}, kStart);
+  load_all(versions, kStart);
+  EXPECT_TRUE(*versions.ask(key(1, "a"), kStart + 1s));
+  EXPECT_TRUE(*versions.ask(key(1, "c"), kStart + 2s));
+  versions.set_max_bytes(kBytes);
+  EXPECT_EQ(unload(versions, kStart + 3s), (Keys{key(1, "b"), key(1, "a")}));
+  EXPECT_EQ(versions.next_load(kStart + 4s), std::nullopt);
+  versions.set_max_bytes(2 * kBytes);
+  EXPECT_EQ(versions.next_load(kStart + 5s), key(1, "a"));
+}
+
 }  // namespace
 }  // namespace slipway::inferencer

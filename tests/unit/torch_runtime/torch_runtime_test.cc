@@ -77,6 +77,20 @@ TEST_F(TorchRuntime, ThreadCountHoldsInThreadsStartedLater) {
   EXPECT_EQ(at::get_num_interop_threads(), 1);
 }
 
+TEST_F(TorchRuntime, AThreadTakesOverAnotherTeamSizeWhenItAsks) {
+  std::vector<int> sizes;
+  std::thread([&] {
+    use_torch_threads();
+    sizes.push_back(at::get_num_threads());
+    std::thread([] { set_torch_threads(3); }).join();
+    sizes.push_back(at::get_num_threads());
+    use_torch_threads();
+    sizes.push_back(at::get_num_threads());
+  }).join();
+  EXPECT_EQ(sizes, (std::vector{1, 1, 3}));
+  set_torch_threads(1);
+}
+
 TEST_F(TorchRuntime, StartingTwiceIsHarmless) {
   start_torch(1);
   EXPECT_EQ(at::get_num_threads(), 1);

@@ -481,7 +481,7 @@ TEST(Bus, CountsWhatItCouldNotUseAndSend) {
     for (const auto& value : Reading::all()) {
       if (value.name == name) return value.value;
     }
-    return std::uint64_t{0};
+    return 0.0;
   };
   const auto malformed = reading("slipway_bus_malformed_total");
   const auto undelivered = reading("slipway_bus_undelivered_total");
