@@ -28,7 +28,9 @@ SENTENCES = {
     ("gateway.service.type=LoadBalancer",): "set networkPolicy.api.allowExternal=true",
     ("gateway.ingress.enabled=true",): "list the namespace of what serves it in networkPolicy.api.from",
     ("gateway.httpRoute.enabled=true", "networkPolicy.enabled=false"): "name the Gateway that it belongs to",
-    ("trainer.resources.limits.memory=lots", "gateway.resources.limits.memory=lots"): "write e.g. 512Mi or 10Gi",
+    ("trainer.resources.limits.memory=lots",): "write e.g. 512Mi or 10Gi",
+    ("inferencer.pools.a.resources.requests.memory=8GB",): "8GB is no amount of memory",
+    ("registry.resources.limits.memory=lots",): "write e.g. 512Mi or 10Gi",
 }
 # What the schema says; each major in its own words, with the place.
 UNKNOWN = ["gateway.replicacount=3", "inferencr.replicaCount=3", "gateway.config.max-body-byte=1", "global2=1",

@@ -189,7 +189,16 @@ def test_large_numbers_stay_whole():
     lines = config({("ConfigMap", "demo-slipway-gateway"): render(files=("everything",))["ConfigMap", "ship-gateway"]}, "gateway")
     assert "max-upload-bytes = 137438953472" in lines and 'allowed-hosts = ["ml.example.org"]' in lines
     assert "nonfinite-inputs = true" in lines
-    assert "max-buffered-bytes = 536870912" in lines, "half of resources.limits.memory"
+
+
+def test_services_size_themselves_by_their_cgroup():
+    """A pod that is resized in place would not see what a file says."""
+    objects = render("gateway.resources.limits.memory=8Gi", "inferencer.resources.limits.cpu=4")
+    assert not [line for line in config(objects, "gateway") if line.startswith("max-buffered-bytes")]
+    assert "threads = 0" in config(objects, "inferencer")
+    assert not [line for line in config(objects, "trainer") if line.startswith("threads")]
+    assert "threads = 3" in config(render("inferencer.threads=3"), "inferencer")
+    assert "threads = 2" in config(render("trainer.threads=2"), "trainer")
 
 
 def test_spread_constraints_get_their_selector():

@@ -21,14 +21,11 @@
 {{- $_ := set $config "drain-seconds" $values.shutdown.drainSeconds -}}
 {{- /* Inferencers may be scaled to zero, or be restarted all at once: the API stays, and answers predictions 503. */}}
 {{- $_ := set $config "ready-alone-after-seconds" 15 -}}
-{{- with dig "limits" "memory" "" $values.resources -}}
-{{- $_ := set $config "max-buffered-bytes" (div (include "slipway.bytes" . | int64) 2) -}}
-{{- end -}}
 {{- else if eq .component "inferencer" -}}
 {{- $_ := set $config "gateways" $gateways -}}
 {{- $_ := set $config "drain-seconds" $values.shutdown.drainSeconds -}}
 {{- $_ := set $config "instances" $values.slots -}}
-{{- with $values.threads }}{{ $_ := set $config "threads" . }}{{ end -}}
+{{- $_ := set $config "threads" (default 0 $values.threads) -}}
 {{- $_ := set $config "cache-bytes" (div (mul 4 (include "slipway.bytes" $values.modelCache.sizeLimit | int64)) 5) -}}
 {{- else if eq .component "trainer" -}}
 {{- $_ := set $config "gateways" $gateways -}}

@@ -13,6 +13,7 @@
 {{- include "slipway.validatePart" (merge (dict "root" $ "path" $path) .) -}}
 {{- end -}}
 {{- include "slipway.validateGrace" (dict "path" "registry" "values" .Values.registry) -}}
+{{- include "slipway.validateMemory" (dict "path" "registry" "values" .Values.registry) -}}
 {{- include "slipway.validateBudget" (dict "path" "registry" "values" .Values.registry) -}}
 {{- $service := .Values.gateway.service -}}
 {{- $api := .Values.networkPolicy.api -}}
@@ -40,6 +41,14 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "slipway.validateMemory" -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- with dig $kind "memory" "" $.values.resources -}}
+{{- $_ := include "slipway.bytes" . -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "slipway.validateBudget" -}}
 {{- $minimum := .values.podDisruptionBudget.minAvailable -}}
 {{- $replicas := int .values.replicaCount -}}
@@ -53,6 +62,7 @@
 {{- $scaling := .values.autoscaling -}}
 {{- $path := .path -}}
 {{- include "slipway.validateGrace" . -}}
+{{- include "slipway.validateMemory" . -}}
 {{- include "slipway.validateBudget" . -}}
 {{- if $scaling.enabled -}}
 {{- if eq (int .values.replicaCount) 0 -}}
