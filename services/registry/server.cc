@@ -23,6 +23,7 @@
 #include "services/registry/part_gate.h"
 #include "services/registry/quarantine_book.h"
 #include "services/registry/registry_metrics.h"
+#include "services/registry/store_format.h"
 #include "services/registry/strand_pool.h"
 
 namespace slipway::registry {
@@ -764,10 +765,16 @@ Server::~Server() { stop(); }
 
 Result<std::unique_ptr<Server>> Server::start(Bus& bus, ServerOptions options) {
   if (auto made = make_folder(options.data_dir); !made) return std::unexpected(std::move(made).error());
+  // Before anything is opened: opening writes.
+  const auto format = check_format(options.data_dir);
+  if (!format) return std::unexpected(format.error());
   auto store = RocksStore::open(options.data_dir / "db", {.min_free_bytes = options.min_free_bytes});
   if (!store) return std::unexpected(std::move(store).error());
   auto chunks = ChunkStore::open(options.data_dir / "chunks", options.min_free_bytes);
   if (!chunks) return std::unexpected(std::move(chunks).error());
+
+  if (auto settled = settle_format(options.data_dir, *format, {}); !settled)
+    return std::unexpected(std::move(settled).error());
 
   auto owned = std::make_unique<State>(bus, std::move(options), std::move(*store), std::move(*chunks));
   State* state = owned.get();
