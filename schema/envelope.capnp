@@ -6,12 +6,14 @@ using Records = import "records.capnp";
 $Cxx.namespace("slipway::schema");
 
 struct Envelope {
-  protocol @0 :UInt16;          # 1; another number is refused with an error
+  protocol @0 :UInt16;          # that this message is written in; one that the receiver does not speak is answered otherProtocol
   correlation @1 :UInt64;       # chosen by the asker, repeated in the answer; 0: no answer wanted
   deadlineMs @2 :UInt32;        # time left when sent; 0: none
   requestId @3 :Text;           # from the HTTP request; empty: none
   secret @55 :Text;             # the cluster's, if one is configured: with hello, and with every question to the registry
   payloadBytes @56 :List(UInt64); # sizes of the payload frames when one was too large to travel whole and was cut; empty: none was
+  oldestProtocol @64 :UInt16;   # that its sender speaks; 0: only the one that this is written in
+  newestProtocol @65 :UInt16;   # likewise
 
   # The order of these is the order of `Body` in messages.h.
   union {
@@ -86,6 +88,7 @@ struct Envelope {
     unreadable @62 :Unreadable;
 
     offerJob @63 :OfferJob;             # gateway -> an idle trainer: there is work; a hint, never answered
+    otherProtocol @66 :Void;            # "yours I do not read; mine stand in this envelope": read in any protocol, as error is
   }
 }
 

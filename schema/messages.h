@@ -12,6 +12,7 @@
 namespace slipway::msg {
 
 struct Nothing {};
+struct OtherProtocol {};
 struct Error {
   std::uint8_t code = 0;
   std::string message;
@@ -277,7 +278,18 @@ using Body =
                  CancelJob, ListJobEvents, JobEvents, ClaimJob, ReportJob, JobOrders, CommitCheckpoint, GetCheckpoint,
                  Checkpoints, Publish, EndAttempt, CommitVersion, GetVersion, ListVersions, Versions, GetModel,
                  ListModels, Models, MoveAlias, ListAliasMoves, AliasMoves, Changed, QuarantineFile, LiftQuarantine,
-                 ListQuarantines, Quarantines, ListUnreadable, Unreadable, OfferJob>;
+                 ListQuarantines, Quarantines, ListUnreadable, Unreadable, OfferJob, OtherProtocol>;
+
+// Protocols of the wire that a process reads and writes, both ends included.
+struct ProtocolRange {
+  std::uint16_t oldest = 0;
+  std::uint16_t newest = 0;
+  bool operator==(const ProtocolRange&) const = default;
+};
+
+// What this release speaks. Added fields, kinds and enumerators need no new number: a change of what there is already
+// does. A release speaks the one before it too, so that either may be replaced first.
+inline constexpr ProtocolRange kProtocols{.oldest = 1, .newest = 1};
 
 struct Envelope {
   std::uint64_t correlation = 0;  // 0: no answer wanted
@@ -286,6 +298,8 @@ struct Envelope {
   std::string secret{};                        // empty: none
   std::vector<std::uint64_t> payload_bytes{};  // set by the bus alone
   Body body;
+  std::uint16_t protocol = kProtocols.oldest;  // that it is written in; set by the bus alone, as is the next
+  ProtocolRange protocols = kProtocols;        // that its sender speaks
 };
 
 }  // namespace slipway::msg

@@ -20,6 +20,7 @@
 #include "lib/wire/connection_watch.h"
 #include "lib/wire/outbox.h"
 #include "lib/wire/payload.h"
+#include "lib/wire/protocol.h"
 #include "lib/wire/zmq_frame.h"
 
 namespace slipway {
@@ -50,6 +51,8 @@ struct Bus::State {
     Unreachable unreachable;
     Lost lost;
     std::optional<Clock::time_point> lost_at;  // and `lost` has not been told yet
+    PeerProtocols protocols;
+    bool heard = false;  // something has come through this connection
     bool router = false;
     bool publisher = false;
     std::optional<Outbox> outbox;
@@ -101,6 +104,7 @@ struct Bus::State {
 
   std::atomic<std::uint64_t> malformed{0};
   std::atomic<std::uint64_t> undelivered{0};
+  std::atomic<std::uint64_t> unknown{0};
   std::atomic<std::uint64_t> thrown{0};
   std::atomic<bool> woken{false};
 
@@ -109,6 +113,8 @@ struct Bus::State {
                                   [this] { return malformed.load(); }};
   const Reading undelivered_reading{"slipway_bus_undelivered_total", "Messages that found no peer or no room.",
                                     [this] { return undelivered.load(); }};
+  const Reading unknown_reading{"slipway_bus_unknown_total", "Messages of a kind that this release does not know.",
+                                [this] { return unknown.load(); }};
   const Reading thrown_reading{"slipway_bus_thrown_total", "Handlers and other work on the bus thread that threw.",
                                [this] { return thrown.load(); }};
 
@@ -166,6 +172,7 @@ struct Bus::State {
                    .unreachable = std::move(unreachable),
                    .lost = std::move(lost),
                    .lost_at = {},
+                   .protocols = PeerProtocols(limits.protocols),
                    .outbox = {}};
       auto& socket = entry.socket;
       socket.set(zmq::sockopt::linger, 0);
@@ -215,7 +222,7 @@ struct Bus::State {
       Socket& kept = sockets.emplace(id, std::move(entry)).first->second;
       kept.outbox.emplace(
           Outbox::Limits{.max_messages = limits.max_waiting_messages, .max_bytes = limits.max_waiting_bytes},
-          [&kept](Outgoing& message) { return try_send(kept, message); },
+          [this, &kept](Outgoing& message) { return try_send(kept, message); },
           [this, &kept](const std::string& peer) { not_delivered(kept, peer); });
       return id;
     } catch (const zmq::error_t& error) {
@@ -224,7 +231,11 @@ struct Bus::State {
     }
   }
 
-  static Outbox::Sent try_send(Socket& socket, Outgoing& out) {
+  Outbox::Sent try_send(Socket& socket, Outgoing& out) const {
+    if (const auto protocol = socket.protocols.write_in(out.peer); protocol != out.protocol) {
+      out.envelope = with_protocol(out.envelope, protocol);
+      out.protocol = protocol;
+    }
     constexpr auto kFlags = zmq::send_flags::dontwait;
     const auto send = [&](zmq::message_t part, bool more) {
       const auto flags = more ? kFlags | zmq::send_flags::sndmore : kFlags;
@@ -245,8 +256,9 @@ struct Bus::State {
   }
 
   // Told later, not from inside the send: the one who sends may be in the middle of something.
-  void not_delivered(const Socket& socket, const std::string& peer) {
+  void not_delivered(Socket& socket, const std::string& peer) {
     ++undelivered;
+    socket.protocols.forget(peer);
     if (socket.unreachable) post([tell = socket.unreachable, peer] { tell(peer); });
   }
 
@@ -271,6 +283,8 @@ struct Bus::State {
     Outgoing out{.peer = peer, .correlation = message.envelope.correlation, .envelope = {}, .pieces = {}, .bytes = 256};
     for (const Frame& frame : message.payload) out.bytes += frame.size();
     message.envelope.payload_bytes = cut_payload(message.payload, limits.max_frame_bytes);
+    message.envelope.protocol = out.protocol = limits.protocols.oldest;
+    message.envelope.protocols = limits.protocols;
     auto encoded = encode(message.envelope, limits.max_frame_bytes);
     if (!encoded) return std::unexpected(std::move(encoded).error());
     out.envelope = std::move(*encoded);
@@ -315,7 +329,7 @@ struct Bus::State {
                                                limits.max_frames, limits.max_message_bytes));
     }
     if (parts.frames.empty()) return fail(Code::kInvalidArgument, "a message without an envelope");
-    auto envelope = decode(parts.frames.front().bytes());
+    auto envelope = decode(parts.frames.front().bytes(), limits.protocols);
     if (!envelope) return std::unexpected(std::move(envelope).error());
     std::vector<Frame> pieces(std::make_move_iterator(parts.frames.begin() + 1),
                               std::make_move_iterator(parts.frames.end()));
@@ -325,13 +339,30 @@ struct Bus::State {
     return Message{.envelope = std::move(*envelope), .payload = std::move(*payload)};
   }
 
-  void refuse(SocketId id, const Socket& socket, const Parts& parts, const Error& error) {
+  // True: it was in a protocol that is not read here, from one who speaks another one that is; he is told.
+  bool asked_for_another_protocol(SocketId id, Socket& socket, const Parts& parts) {
+    if (!socket.router || parts.frames.empty()) return false;
+    const auto head = head_of(parts.frames.front().bytes());
+    if (!head || contains(limits.protocols, head->protocol)) return false;
+    socket.protocols.heard(parts.peer, head->protocols);
+    if (!common_protocol(limits.protocols, head->protocols)) return false;
+    if (socket.outbox->waits_for(parts.peer)) return true;
+    auto out = prepare(parts.peer,
+                       {.envelope = {.correlation = head->correlation, .request_id = {}, .body = msg::OtherProtocol{}},
+                        .payload = {}});
+    if (out) (void)deliver({.socket = id, .message = std::move(*out)});
+    return true;
+  }
+
+  void refuse(SocketId id, Socket& socket, const Parts& parts, const Error& error) {
+    if (asked_for_another_protocol(id, socket, parts)) return;
     const auto count = ++malformed;
     // A stranger must not fill the disk with log lines: the first ten, then each power of two.
     if (count <= 10 || (count & (count - 1)) == 0) {
       spdlog::warn("malformed message count={} reason={}", count, log_value(error.message));
     }
-    const std::uint64_t correlation = parts.frames.empty() ? 0 : correlation_of(parts.frames.front().bytes());
+    const auto head = parts.frames.empty() ? std::nullopt : head_of(parts.frames.front().bytes());
+    const std::uint64_t correlation = head ? head->correlation : 0;
     Message refusal{.envelope = {.correlation = correlation, .request_id = {}, .body = to_message(error)},
                     .payload = {}};
     if (!socket.router) {
@@ -345,10 +376,26 @@ struct Bus::State {
     }
   }
 
-  void handle(SocketId id, const Socket& socket, const std::string& peer, Message message) {
+  // What is known of the peer from its envelope. True: what it was sent must be sent again.
+  bool take_head(Socket& socket, const std::string& peer, msg::Envelope& envelope) {
+    socket.protocols.heard(peer, envelope.protocols);
+    socket.heard = true;
+    if (std::holds_alternative<msg::Nothing>(envelope.body)) {
+      // As with what is malformed.
+      const auto count = ++unknown;
+      if (count <= 10 || (count & (count - 1)) == 0)
+        spdlog::warn("message of an unknown kind count={} correlation={}", count, envelope.correlation);
+    }
+    if (!std::holds_alternative<msg::OtherProtocol>(envelope.body)) return false;
+    envelope.body = to_message(unread(limits.protocols.oldest, limits.protocols, envelope.protocols));
+    return common_protocol(limits.protocols, envelope.protocols).has_value();
+  }
+
+  void handle(SocketId id, const Socket& socket, const std::string& peer, Message message, bool unread = false) {
     const std::uint64_t correlation = message.envelope.correlation;
-    const bool handled =
-        guarded("handler", [&] { socket.handler({.socket = id, .peer = peer, .message = std::move(message)}); });
+    const bool handled = guarded("handler", [&] {
+      socket.handler({.socket = id, .peer = peer, .message = std::move(message), .unread = unread});
+    });
     if (handled || !socket.router || correlation == 0) return;
     const Error error{.code = Code::kInternal, .message = "the message could not be handled", .path = {}};
     auto answer = prepare(
@@ -365,7 +412,8 @@ struct Bus::State {
     if (!message) {
       refuse(id, socket, *parts, message.error());
     } else {
-      handle(id, socket, parts->peer, std::move(*message));
+      const bool again = take_head(socket, parts->peer, message->envelope);
+      handle(id, socket, parts->peer, std::move(*message), again);
     }
     return true;
   }
@@ -417,6 +465,8 @@ struct Bus::State {
       while (taken < kBatch && receive(id, found->second)) ++taken;
       if (taken == kBatch || !is_cut_off(found->second, now)) continue;
       found->second.lost_at.reset();
+      found->second.protocols.forget({});
+      found->second.heard = false;
       guarded("lost", found->second.lost);
     }
   }
@@ -580,6 +630,11 @@ Result<void> Bus::knock(SocketId socket, const std::string& peer) {
 std::vector<std::uint64_t> Bus::waiting(SocketId dealer) const {
   const auto found = state_->sockets.find(dealer);
   return found == state_->sockets.end() ? std::vector<std::uint64_t>() : found->second.outbox->correlations({});
+}
+
+bool Bus::has_heard(SocketId dealer) const {
+  const auto found = state_->sockets.find(dealer);
+  return found != state_->sockets.end() && found->second.heard;
 }
 
 bool Bus::post(std::function<void()> work) { return state_->post(std::move(work)); }

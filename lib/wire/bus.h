@@ -20,6 +20,9 @@ struct Incoming {
   SocketId socket{};
   std::string peer;
   Message message;
+  // What was sent under this correlation came in a protocol that the peer does not read, and was not looked at: sent
+  // again it will be in one that both do. The message is an Error that says so.
+  bool unread = false;
 };
 
 // Life: sockets may be added and closed at any time from any thread; stop() (or destruction) ends the thread and drops
@@ -27,7 +30,8 @@ struct Incoming {
 // thread, one at a time, and must not block. One that throws is logged and counted; the bus goes on.
 // A message that does not decode or is over the limits never reaches a handler as it came: a router answers it with an
 // Error, under its correlation where that can be read; on a dealer such an Error takes its place, so that the asker
-// hears of it. Without a correlation it is dropped there, counted and logged.
+// hears of it. Without a correlation it is dropped there, counted and logged. One of a kind that this release does not
+// know is counted, and comes as msg::Nothing: who answers questions answers it with kUnsupported.
 class Bus {
  public:
   using Handler = std::function<void(Incoming)>;
@@ -46,6 +50,9 @@ class Bus {
     std::size_t max_frame_bytes = kMaxFrameBytes;      // on the wire: larger payload frames are cut and joined again
     std::size_t max_frames = kMaxPayloadFrames;        // payload frames of a message, as handlers see them
     std::size_t max_message_bytes = kMaxMessageBytes;  // payload of a message
+    // What is spoken here: protocol.h. Each message says so, and goes in the newest that its receiver speaks too, as
+    // far as it has been heard. What has not, and who listens to a publisher, gets the oldest.
+    msg::ProtocolRange protocols = msg::kProtocols;
   };
 
   Bus();
@@ -88,6 +95,10 @@ class Bus {
 
   // The correlations of the messages that a dealer has not sent yet, in rising order. On the bus thread only.
   [[nodiscard]] std::vector<std::uint64_t> waiting(SocketId dealer) const;
+
+  // Whether anything has come through the dealer's present connection, so that it is known what the peer speaks. On the
+  // bus thread only.
+  [[nodiscard]] bool has_heard(SocketId dealer) const;
 
   // Runs `work` on the bus thread soon; not bounded, so not for what a peer can ask for at will. False once the bus has
   // stopped: `work` will never run. What was taken runs, if only when everything is closed.

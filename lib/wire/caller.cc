@@ -4,6 +4,7 @@
 #include <future>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 
 namespace slipway {
 namespace {
@@ -18,6 +19,7 @@ struct Pending {
   Clock::time_point deadline;
   Clock::time_point ask_again;
   std::chrono::milliseconds repeat_after;
+  bool unread = false;  // the first time, for its protocol
 };
 
 }  // namespace
@@ -55,8 +57,8 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
     if (auto asked = ask(correlation, question); !asked) {
       return answer_later(std::move(question.answer), std::move(asked).error());
     }
-    // Without repeats the bytes need not be kept.
-    if (question.repeat_after.count() == 0) {
+    // Without repeats the bytes need not be kept, once it is known that they can be read.
+    if (question.repeat_after.count() == 0 && bus.has_heard(socket)) {
       question.question = msg::Nothing{};
       question.payload.clear();
     }
@@ -72,6 +74,11 @@ struct Caller::State : std::enable_shared_from_this<Caller::State> {
   void on_message(Incoming incoming) {
     const auto found = pending.find(incoming.message.envelope.correlation);
     if (found == pending.end()) return;  // late, or the second answer to a repeated question
+    // Once: what it says it speaks does not change while the connection lasts.
+    if (incoming.unread && !std::exchange(found->second.unread, true) &&
+        !std::holds_alternative<msg::Nothing>(found->second.question) && ask(found->first, found->second)) {
+      return;
+    }
     Answer answer = std::move(found->second.answer);
     pending.erase(found);
     if (const auto* error = std::get_if<msg::Error>(&incoming.message.envelope.body)) {

@@ -40,11 +40,14 @@ class Caller {
   // Answers every open call, and every later one, with kUnavailable. Idempotent.
   void close();
 
-  // The answer as the kind that was expected. Errors: as above; kInternal (another kind came).
+  // The answer as the kind that was expected. Errors: as above; kInternal (another kind came), kUnsupported (one of
+  // a later release).
   template <class T>
   [[nodiscard]] static Result<T> as(Result<Message> answer) {
     if (!answer) return std::unexpected(std::move(answer).error());
     if (auto* body = std::get_if<T>(&answer->envelope.body)) return std::move(*body);
+    if (std::holds_alternative<msg::Nothing>(answer->envelope.body))
+      return fail(Code::kUnsupported, "an answer of a kind that this release does not know");
     return fail(Code::kInternal, "an answer of an unexpected kind");
   }
 

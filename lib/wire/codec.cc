@@ -15,6 +15,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "lib/wire/protocol.h"
 #include "schema/envelope.capnp.h"
 #include "schema/records.capnp.h"
 
@@ -360,6 +361,7 @@ struct EnvelopeLayout {
   std::vector<std::size_t> by_tag;
   std::size_t tag_bytes_at = 0;
   std::size_t deadline_bytes_at = 0;
+  std::size_t protocol_bytes_at = 0;
   std::uint64_t words = 0;
 };
 EnvelopeLayout envelope_layout;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables): as layout<T>
@@ -374,6 +376,8 @@ void learn_kinds(std::index_sequence<I...>) {
   envelope_layout.tag_bytes_at = proto.getDiscriminantOffset() * sizeof(std::uint16_t);
   envelope_layout.deadline_bytes_at =
       schema.getFieldByName("deadlineMs").getProto().getSlot().getOffset() * sizeof(std::uint32_t);
+  envelope_layout.protocol_bytes_at =
+      schema.getFieldByName("protocol").getProto().getSlot().getOffset() * sizeof(std::uint16_t);
   envelope_layout.by_tag.resize(fields.size());
   (
       [&] {
@@ -529,7 +533,9 @@ Count count_of(const msg::Envelope& envelope) {
 Frame write_envelope(const msg::Envelope& envelope, const Count& count) {
   std::vector<std::uint64_t> words(1 + count.words);
   write_message<schema::Envelope>(count, words.data(), [&](schema::Envelope::Builder root) {
-    root.setProtocol(kProtocol);
+    root.setProtocol(envelope.protocol);
+    root.setOldestProtocol(envelope.protocols.oldest);
+    root.setNewestProtocol(envelope.protocols.newest);
     root.setCorrelation(envelope.correlation);
     root.setDeadlineMs(envelope.deadline_ms);
     if (!envelope.request_id.empty()) root.setRequestId(to_text(envelope.request_id));
@@ -561,33 +567,54 @@ Result<Frame> encode(const msg::Envelope& envelope, std::size_t max_bytes) {
   return write_envelope(envelope, count);
 }
 
-Frame with_deadline(const Frame& encoded, std::uint32_t deadline_ms) {
+namespace {
+
+template <class T>
+Frame with_number(const Frame& encoded, std::size_t bytes_at, T value) {
   std::vector<std::uint64_t> words(encoded.size() / sizeof(std::uint64_t));
   std::memcpy(words.data(), encoded.data(), encoded.size());
-  std::memcpy(reinterpret_cast<std::byte*>(words.data()) + 2 * sizeof(capnp::word) + envelope_layout.deadline_bytes_at,
-              &deadline_ms, sizeof deadline_ms);
+  std::memcpy(reinterpret_cast<std::byte*>(words.data()) + 2 * sizeof(capnp::word) + bytes_at, &value, sizeof value);
   return Frame::of(std::move(words));
+}
+
+// One that says nothing of what its sender speaks is of the first release.
+EnvelopeHead read_head(schema::Envelope::Reader root) {
+  const std::uint16_t written = root.getProtocol();
+  msg::ProtocolRange speaks{.oldest = root.getOldestProtocol(), .newest = root.getNewestProtocol()};
+  if (!contains(speaks, written)) speaks = {.oldest = written, .newest = written};
+  return {.correlation = root.getCorrelation(), .protocol = written, .protocols = speaks};
+}
+
+}  // namespace
+
+Frame with_deadline(const Frame& encoded, std::uint32_t deadline_ms) {
+  return with_number(encoded, envelope_layout.deadline_bytes_at, deadline_ms);
+}
+
+Frame with_protocol(const Frame& encoded, std::uint16_t protocol) {
+  return with_number(encoded, envelope_layout.protocol_bytes_at, protocol);
 }
 
 std::size_t encoded_bytes(const msg::Envelope& envelope) { return message_bytes(count_of(envelope)); }
 
-Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
+Result<msg::Envelope> decode(std::span<const std::byte> bytes, msg::ProtocolRange ours) {
   if (bytes.size() > kMaxEnvelopeBytes) {
     return fail(Code::kTooLarge,
                 std::format("an envelope of {} bytes, at most {} are taken", bytes.size(), kMaxEnvelopeBytes));
   }
   return with_root<schema::Envelope>(
-      bytes, Code::kInvalidArgument, [](schema::Envelope::Reader root) -> Result<msg::Envelope> {
-        if (root.getProtocol() != kProtocol) {
-          return fail(Code::kUnsupported,
-                      std::format("protocol {} came, this release speaks {}", root.getProtocol(), kProtocol));
-        }
+      bytes, Code::kInvalidArgument, [ours](schema::Envelope::Reader root) -> Result<msg::Envelope> {
+        const EnvelopeHead head = read_head(root);
+        if (!contains(ours, head.protocol) && !root.isError() && !root.isOtherProtocol())
+          return std::unexpected(unread(head.protocol, head.protocols, ours));
         msg::Envelope envelope{.correlation = root.getCorrelation(),
                                .deadline_ms = root.getDeadlineMs(),
                                .request_id = std::string(root.getRequestId().begin(), root.getRequestId().size()),
                                .secret = std::string(root.getSecret().begin(), root.getSecret().size()),
                                .payload_bytes = {},
-                               .body = {}};
+                               .body = {},
+                               .protocol = head.protocol,
+                               .protocols = head.protocols};
         const auto sizes = root.getPayloadBytes();
         if (sizes.size() > kMaxListItems) throw Malformed{std::format("a list of {} items", sizes.size())};
         for (const std::uint64_t size : sizes) envelope.payload_bytes.push_back(size);
@@ -600,12 +627,12 @@ Result<msg::Envelope> decode(std::span<const std::byte> bytes) {
       });
 }
 
-std::uint64_t correlation_of(std::span<const std::byte> bytes) {
-  if (bytes.size() > kMaxEnvelopeBytes) return 0;
-  const auto correlation = with_root<schema::Envelope>(
+std::optional<EnvelopeHead> head_of(std::span<const std::byte> bytes) {
+  if (bytes.size() > kMaxEnvelopeBytes) return std::nullopt;
+  const auto head = with_root<schema::Envelope>(
       bytes, Code::kInvalidArgument,
-      [](schema::Envelope::Reader root) { return Result<std::uint64_t>(root.getCorrelation()); });
-  return correlation.value_or(0);
+      [](schema::Envelope::Reader root) -> Result<EnvelopeHead> { return read_head(root); });
+  return head ? std::optional(*head) : std::nullopt;
 }
 
 template <class T>

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,8 +14,6 @@
 #include "schema/messages.h"
 
 namespace slipway {
-
-inline constexpr std::uint16_t kProtocol = 1;
 
 // An envelope with its payload frames: one ZeroMQ message.
 struct Message {
@@ -30,16 +29,24 @@ struct Message {
 
 // What encode() made, with another `deadline_ms`.
 [[nodiscard]] Frame with_deadline(const Frame& encoded, std::uint32_t deadline_ms);
+// The same with another `protocol`.
+[[nodiscard]] Frame with_protocol(const Frame& encoded, std::uint16_t protocol);
 
 // Bytes that encode() would make. Does not encode.
 [[nodiscard]] std::size_t encoded_bytes(const msg::Envelope& envelope);
 
-// The correlation of what decode() refuses; 0: it cannot be told.
-[[nodiscard]] std::uint64_t correlation_of(std::span<const std::byte> bytes);
+// What can be told of an envelope whatever its protocol.
+struct EnvelopeHead {
+  std::uint64_t correlation = 0;
+  std::uint16_t protocol = 0;
+  msg::ProtocolRange protocols{};
+};
+[[nodiscard]] std::optional<EnvelopeHead> head_of(std::span<const std::byte> bytes);
 
-// Errors: kInvalidArgument (not an envelope), kTooLarge (over kMaxEnvelopeBytes), kUnsupported (another protocol).
-// A kind that this release does not know decodes to msg::Nothing.
-[[nodiscard]] Result<msg::Envelope> decode(std::span<const std::byte> bytes);
+// Errors: kInvalidArgument (not an envelope), kTooLarge (over kMaxEnvelopeBytes), kUnsupported (a protocol outside of
+// `ours`; errors and msg::OtherProtocol are read in any). A kind that this release does not know decodes to
+// msg::Nothing.
+[[nodiscard]] Result<msg::Envelope> decode(std::span<const std::byte> bytes, msg::ProtocolRange ours = msg::kProtocols);
 
 // The same for one record on its own, as the registry stores it. `T` is one of Dataset, Job, JobEvent, Checkpoint,
 // Lease, Version, Model, Alias, AliasMove, Quarantine, StoredFile.

@@ -21,6 +21,7 @@ struct Outgoing {
   std::string peer;  // of a router; a dealer's is ""
   std::uint64_t correlation = 0;
   Frame envelope;                 // encoded
+  std::uint16_t protocol = 0;     // in this one
   std::vector<Frame> pieces;      // of the payload
   std::uint32_t deadline_ms = 0;  // as the envelope has it; 0: none
   std::optional<std::chrono::steady_clock::time_point> expires{};

@@ -145,7 +145,10 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
     } else if (std::holds_alternative<msg::Rehello>(body)) {
       say_hello(gateway);
     } else if (const auto* error = std::get_if<msg::Error>(&body)) {
-      if (incoming.message.envelope.correlation == 0) {
+      if (incoming.unread) {
+        gateway.welcomed = false;  // the next hello goes in a protocol that it reads
+        count_welcomed();
+      } else if (incoming.message.envelope.correlation == 0) {
         spdlog::error("gateway refused us address={} message={}", address, log_value(error->message));
         gateway.welcomed = false;
         gateway.next_beat = Clock::now() + kRefusedFor;  // it may be replaced by one of our release

@@ -9,6 +9,7 @@
 
 #include "lib/base/log.h"
 #include "lib/base/random_id.h"
+#include "lib/base/release.h"
 #include "lib/base/secret.h"
 #include "services/gateway/job_offers.h"
 #include "services/gateway/metrics.h"
@@ -233,6 +234,13 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
       return run(std::move(routed));
     }
     if (std::holds_alternative<msg::Ok>(envelope.body)) return;
+    // An answer of a later release's kind fails what was asked; a question of it is told so, as nothing was.
+    if (std::holds_alternative<msg::Nothing>(envelope.body) && correlation != 0) {
+      send(incoming.peer, correlation,
+           to_message({.code = Code::kUnsupported,
+                       .message = std::format("a gateway of release {} does not know this kind of message", kRelease),
+                       .path = {}}));
+    }
     InferenceRouter::Actions routed;
     if (!std::holds_alternative<msg::Inferred>(envelope.body) &&
         !std::holds_alternative<msg::Inspected>(envelope.body)) {

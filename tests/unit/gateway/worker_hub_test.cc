@@ -146,6 +146,43 @@ TEST_F(WorkerHubTest, WhatIsNoAnswerToAPredictionIsToldAsOurFault) {
   EXPECT_EQ(heard.error().code, Code::kInternal);
 }
 
+TEST_F(WorkerHubTest, WorkersOfTwoReleasesServeBesideEachOther) {
+  start();
+  Bus::Limits later;
+  later.protocols = {.oldest = msg::kProtocols.oldest, .newest = msg::kProtocols.newest + 1};
+  Bus later_bus(later);
+  FakeWorker present(workers_bus, hub->port());
+  present.join();
+  FakeWorker young(later_bus, hub->port());
+  young.say(msg::Hello{.release = "r", .role = msg::Role::kInferencer, .worker_id = WorkerId("v"), .host = "h"});
+  young.hear<msg::Welcome>();
+  young.say(msg::Heartbeat{.credits = 4, .loaded = {}, .draining = false});
+  young.hear<msg::Ok>();
+  auto first = ask();
+  auto second = ask();
+  present.say(msg::Inferred{}, present.hear<msg::Infer>().envelope.correlation);
+  young.say(msg::Inferred{}, young.hear<msg::Infer>().envelope.correlation);
+  EXPECT_TRUE(first.get());
+  EXPECT_TRUE(second.get());
+
+  later.protocols.oldest = later.protocols.newest;
+  Bus foreign_bus(later);
+  FakeWorker foreign(foreign_bus, hub->port());
+  foreign.say(msg::Hello{.release = "r", .role = msg::Role::kInferencer, .worker_id = WorkerId("f"), .host = "h"});
+  const Message refused = foreign.hear<msg::Error>();
+  EXPECT_THAT(std::get<msg::Error>(refused.envelope.body).message, HasSubstr("none in common"));
+}
+
+TEST_F(WorkerHubTest, AQuestionOfALaterReleaseIsToldThatItIsNotKnown) {
+  start();
+  FakeWorker worker(workers_bus, hub->port());
+  worker.join();
+  worker.say(msg::Nothing{}, 1ULL << 50);  // as an unknown kind is read
+  const Message answer = worker.hear<msg::Error>();
+  EXPECT_EQ(answer.envelope.correlation, 1ULL << 50);
+  EXPECT_EQ(from_message(std::get<msg::Error>(answer.envelope.body)).code, Code::kUnsupported);
+}
+
 TEST_F(WorkerHubTest, WorkersMustShowTheClusterSecret) {
   start("right");
   for (const char* wrong : {"", "wrong", "righ", "rightright"}) {
