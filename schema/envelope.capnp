@@ -107,7 +107,7 @@ struct VersionKey {
 }
 
 struct Hello {
-  release @0 :Text;             # another release's workers are refused
+  release @0 :Text;             # name of the installation; workers of another one are refused
   role @1 :Role;
   workerId @2 :Text;            # random per process start
   host @3 :Text;                # for people

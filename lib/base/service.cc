@@ -11,18 +11,16 @@
 #include "lib/base/log.h"
 #include "lib/base/machine.h"
 #include "lib/base/readings.h"
-#include "lib/base/release.h"
 
 namespace slipway {
 
 void ServiceSettings::add_to(Options& options) {
-  release_id = kRelease;
   options.add("listen-address", listen_address, "Address that the ports are bound on");
   options.add("metrics-port", metrics_port, "Port of /metrics, /healthz and /readyz; 0: any free one");
   options.add("log-format", log_format, "text or json");
   options.add("log-level", log_level, "trace, debug, info, warning, error or off");
   options.add("announce", announce, "Write the bound ports as JSON to this file once ready");
-  options.add("release-id", release_id, "Release of the installation; only workers of the same one are accepted");
+  options.add("release-id", release_id, "Name of the installation; only workers of the same one are accepted");
   options.add("cluster-secret", cluster_secret,
               "Secret that services of one installation show each other; empty: none. Better by environment or file");
 }

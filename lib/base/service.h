@@ -4,11 +4,15 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "lib/base/error.h"
 #include "lib/base/options.h"
 
 namespace slipway {
+
+// Of an installation that has no name: any release of the software, so that one process after another may be replaced.
+inline constexpr std::string_view kDefaultReleaseId = "slipway";
 
 struct ServiceSettings {
   std::string listen_address = "127.0.0.1";  // every port of the process is bound on it
@@ -16,7 +20,7 @@ struct ServiceSettings {
   std::string log_format = "text";
   std::string log_level = "info";
   std::string announce;  // file that gets {"name": port, ...} once all ports are bound; empty: none
-  std::string release_id;
+  std::string release_id{kDefaultReleaseId};
   std::string cluster_secret;  // shared by all services of an installation; empty: none is asked for
   void add_to(Options& options);
 };

@@ -20,7 +20,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "lib/base/release.h"
 #include "lib/base/service.h"
 #include "lib/wire/bus.h"
 
@@ -163,8 +162,10 @@ int dial(const std::string& address) {
   });
   if (!socket) return std::println(stderr, "{}", socket.error().message), 1;
   // A gateway listens to those it knows, and some of what comes unmakes the acquaintance.
-  const msg::Hello hello{
-      .release = std::string(kRelease), .role = msg::Role::kInferencer, .worker_id = WorkerId("storm"), .host = "here"};
+  const msg::Hello hello{.release = std::string(kDefaultReleaseId),
+                         .role = msg::Role::kInferencer,
+                         .worker_id = WorkerId("storm"),
+                         .host = "here"};
   const std::size_t sent = send_all([&](Message message) {
     (void)bus.send(*socket, message_of(0, hello));
     (void)bus.send(*socket, std::move(message));
