@@ -89,6 +89,9 @@ struct Envelope {
 
     offerJob @63 :OfferJob;             # gateway -> an idle trainer: there is work; a hint, never answered
     otherProtocol @66 :Void;            # "yours I do not read; mine stand in this envelope": read in any protocol, as error is
+
+    setServing @67 :SetServing;         # gateway -> registry; answered models [the model]
+    loadVersion @68 :LoadVersion;       # gateway -> inferencer; answered ok once it is loaded and warm
   }
 }
 
@@ -302,6 +305,14 @@ struct MoveAlias {
   reason @5 :Text;
   actor @6 :Text;
 }
+
+struct SetServing {
+  model @0 :Text;
+  served @1 :Bool;
+  actor @2 :Text;
+}
+
+struct LoadVersion { version @0 :VersionKey; }
 
 struct ListAliasMoves {
   model @0 :Text;

@@ -222,6 +222,14 @@ struct MoveAlias {
   std::string reason;
   std::string actor;
 };
+struct SetServing {
+  std::string model;
+  bool served = false;
+  std::string actor;
+};
+struct LoadVersion {
+  VersionKey version;
+};
 struct ListAliasMoves {
   std::string model;
   std::string alias{};
@@ -278,7 +286,8 @@ using Body =
                  CancelJob, ListJobEvents, JobEvents, ClaimJob, ReportJob, JobOrders, CommitCheckpoint, GetCheckpoint,
                  Checkpoints, Publish, EndAttempt, CommitVersion, GetVersion, ListVersions, Versions, GetModel,
                  ListModels, Models, MoveAlias, ListAliasMoves, AliasMoves, Changed, QuarantineFile, LiftQuarantine,
-                 ListQuarantines, Quarantines, ListUnreadable, Unreadable, OfferJob, OtherProtocol>;
+                 ListQuarantines, Quarantines, ListUnreadable, Unreadable, OfferJob, OtherProtocol, SetServing,
+                  LoadVersion>;
 
 // Protocols of the wire that a process reads and writes, both ends included.
 struct ProtocolRange {

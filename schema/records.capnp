@@ -175,6 +175,9 @@ struct Model {
   aliases @2 :List(Alias);
   createdMs @3 :Int64;
   updatedMs @4 :Int64;
+  unloaded @5 :Bool;            # its versions, later ones too, are kept and not served; false, as in earlier records: served
+  servingActor @6 :Text;        # who loaded or unloaded it last; empty: nobody, or not said
+  servingAtMs @7 :Int64;        # and when; 0: never
 }
 
 # Who moved an alias, when, from where, to where, why.

@@ -204,6 +204,9 @@ struct Model {
   std::vector<Alias> aliases;
   std::int64_t created_ms = 0;
   std::int64_t updated_ms = 0;
+  bool unloaded = false;
+  std::string serving_actor{};
+  std::int64_t serving_at_ms = 0;
   bool operator==(const Model&) const = default;
 };
 

@@ -335,6 +335,22 @@ Result<std::vector<Version>> Catalog::list_versions(const msg::ListVersions& que
   return found;
 }
 
+Result<Model> Catalog::set_serving(const msg::SetServing& question, std::int64_t now_ms) {
+  auto owner = model(question.model);
+  if (!owner) return owner;
+  if (auto plain = check_text("actor", question.actor, kMaxActorBytes); !plain) return std::unexpected(plain.error());
+  if (owner->unloaded != question.served) return owner;
+  owner->unloaded = !question.served;
+  owner->serving_actor = question.actor;
+  owner->serving_at_ms = now_ms;
+  owner->updated_ms = now_ms;
+  Batch batch;
+  batch.put_record(Family::kModels, owner->name, *owner);
+  batch.tell({.subject = msg::Subject::kModel, .key = question.model});
+  if (auto done = store_.commit(std::move(batch)); !done) return std::unexpected(std::move(done).error());
+  return owner;
+}
+
 // --- aliases ---
 
 Result<Model> Catalog::move_alias(const msg::MoveAlias& question, std::int64_t now_ms) {

@@ -58,6 +58,10 @@ class Catalog {
   // alias is not at the version expected; the message says where it is), kTooLarge (kMaxAliases).
   [[nodiscard]] Result<Model> move_alias(const msg::MoveAlias& question, std::int64_t now_ms);
 
+  // Whether inferencers are to have the model's versions in memory. Said twice it is no write.
+  // Errors: kInvalidArgument (actor), kNotFound (model).
+  [[nodiscard]] Result<Model> set_serving(const msg::SetServing& question, std::int64_t now_ms);
+
   // Of one alias: its moves from the newest back, those before number `before`, numbered from 1 per alias also where
   // they were written before moves were. Of all aliases: the newest ones, at most `limit`, oldest first.
   // Errors: kNotFound (model), kInvalidArgument (`before` without an alias; an alias' name).

@@ -595,6 +595,14 @@ struct Server::State {
     }
     answer_list<msg::Models>(c, std::move(moved));
   }
+  void handle(const Call& c, const msg::SetServing& q) {
+    auto model = catalog.set_serving(q, now().unix_ms);
+    if (model) {
+      spdlog::info("model {} model={} actor={} request={}", q.served ? "loaded" : "unloaded", q.model,
+                   log_value(q.actor), log_value(c.request_id));
+    }
+    answer_list<msg::Models>(c, std::move(model));
+  }
   void handle(const Call& c, const msg::QuarantineFile& q) {
     const auto kept = quarantines.put(q.quarantine, now().unix_ms);
     if (!kept) return answer(c, std::unexpected(kept.error()));

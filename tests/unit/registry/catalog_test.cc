@@ -159,6 +159,31 @@ TEST_F(CatalogTest, MovesAnAliasOnlyFromWhereItIsExpected) {
   EXPECT_TRUE(move(0)->aliases.empty());
 }
 
+TEST_F(CatalogTest, KeepsWhoUnloadedAModelAndPublishesOn) {
+  ASSERT_TRUE(upload("m"));
+  EXPECT_FALSE(catalog_->model("m")->unloaded) << "served until somebody says otherwise";
+  const auto revision = store_->revision();
+  ASSERT_TRUE(catalog_->set_serving({.model = "m", .served = true, .actor = "ann"}, 5));
+  EXPECT_EQ(store_->revision(), revision) << "it was so already";
+  EXPECT_EQ(catalog_->model("m")->serving_actor, "");
+
+  ASSERT_TRUE(catalog_->set_serving({.model = "m", .served = false, .actor = "ann"}, 6));
+  EXPECT_EQ(store_->revision(), revision + 1);
+  reopen();
+  ASSERT_TRUE(upload("m"));
+  ASSERT_TRUE(move(2));
+  const auto unloaded = catalog_->model("m").value();
+  EXPECT_TRUE(unloaded.unloaded);
+  EXPECT_EQ(unloaded.serving_actor, "ann");
+  EXPECT_EQ(unloaded.serving_at_ms, 6);
+  EXPECT_EQ(unloaded.latest, 2U);
+
+  EXPECT_FALSE(catalog_->set_serving({.model = "m", .served = true, .actor = "ben"}, 7)->unloaded);
+  EXPECT_EQ(catalog_->set_serving({.model = "x", .served = true, .actor = {}}, 7).error().code, Code::kNotFound);
+  EXPECT_EQ(catalog_->set_serving({.model = "m", .served = false, .actor = "a\nb"}, 7).error().code,
+            Code::kInvalidArgument);
+}
+
 TEST_F(CatalogTest, AnAliasIsNoWordThatAlreadyMeansAVersion) {
   ASSERT_TRUE(upload("m"));
   for (const char* word : {"1", "007", "latest"}) EXPECT_EQ(move(1, {}, word).error().code, Code::kInvalidArgument);
