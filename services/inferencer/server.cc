@@ -30,6 +30,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMaxInspections = 64;  // waiting
+constexpr std::size_t kMaxLoadings = 4096;   // the same, for versions to be loaded
 // Inspections run two at a time; one that takes long makes room for another, up to this many in all.
 constexpr std::size_t kInspectors = 4;
 constexpr std::size_t kQuickInspectors = 2;
@@ -53,6 +54,12 @@ struct Parked {
   std::vector<Frame> payload;
   std::optional<Clock::time_point> deadline;
   std::size_t bytes = 0;
+};
+
+// A gateway that waits for a version to be loaded.
+struct Loading {
+  Asker asker;
+  std::optional<Clock::time_point> deadline;
 };
 
 struct Inspection {
@@ -98,6 +105,8 @@ struct Server::State {
   // Bus thread only.
   std::map<msg::VersionKey, std::vector<Parked>> parked;
   std::size_t parked_bytes = 0;
+  std::map<msg::VersionKey, std::vector<Loading>> loadings;
+  std::size_t loading_count = 0;
   struct Ending {
     msg::VersionKey key;
     Error guilty;                       // what those hear whose request may have been the cause
@@ -143,6 +152,8 @@ struct Server::State {
   void infer(const std::shared_ptr<const LoadedVersion>& version, Parked request);
   void park(const msg::VersionKey& key, Parked request);
   std::vector<Parked> unpark(const msg::VersionKey& key);
+  void load(const msg::VersionKey& key, Loading loading);
+  void answer_loadings(const msg::VersionKey& key, const msg::Body& body);
   void on_ready(const msg::VersionKey& key);
   void on_failed(const msg::VersionKey& key, const Error& error);
   void cancel(const Asker& asker);
@@ -227,6 +238,10 @@ void Server::State::on_request(Incoming incoming) {
   } else if (const auto* cancelled = std::get_if<msg::Cancel>(&envelope.body)) {
     asker.correlation = cancelled->correlation;
     cancel(asker);
+  } else if (const auto* wanted = std::get_if<msg::LoadVersion>(&envelope.body)) {
+    Loading loading{.asker = std::move(asker), .deadline = {}};
+    if (envelope.deadline_ms > 0) loading.deadline = Clock::now() + std::chrono::milliseconds(envelope.deadline_ms);
+    load(wanted->version, std::move(loading));
   } else if (auto* inspect = std::get_if<msg::Inspect>(&envelope.body)) {
     {
       const std::lock_guard lock(inspect_mutex);
@@ -297,20 +312,44 @@ std::vector<Parked> Server::State::unpark(const msg::VersionKey& key) {
   return std::move(node.mapped());
 }
 
+void Server::State::load(const msg::VersionKey& key, Loading loading) {
+  const auto standing = store->ask_anew(key);
+  if (!standing) return answer(loading.asker, to_message(standing.error()));
+  if (loading_count >= kMaxLoadings) {
+    return answer(loading.asker,
+                  to_message({.code = Code::kOverloaded,
+                              .message = std::format("{} questions wait for versions to be loaded", loading_count),
+                              .path = {}}));
+  }
+  loadings[key].push_back(std::move(loading));
+  ++loading_count;
+  // It may be there already, or have gone between the two questions.
+  if (*standing) on_ready(key);
+}
+
+void Server::State::answer_loadings(const msg::VersionKey& key, const msg::Body& body) {
+  const auto node = loadings.extract(key);
+  if (node.empty()) return;
+  loading_count -= node.mapped().size();
+  for (const Loading& loading : node.mapped()) answer(loading.asker, body);
+}
+
 void Server::State::on_ready(const msg::VersionKey& key) {
   if (linked) link->announce();
   if (const auto version = engine.find(key)) {
+    answer_loadings(key, msg::Ok{});
     for (Parked& request : unpark(key)) {
       infer(version, std::move(request));
       --parked_count;
     }
-  } else if (parked.contains(key)) {
+  } else if (parked.contains(key) || loadings.contains(key)) {
     // Unloaded again before its requests were run: somebody must load it for them.
     if (const auto standing = store->ask(key); !standing) on_failed(key, standing.error());
   }
 }
 
 void Server::State::on_failed(const msg::VersionKey& key, const Error& error) {
+  answer_loadings(key, to_message(error));
   for (const Parked& request : unpark(key)) {
     refuse(request.asker, error);
     --parked_count;
@@ -332,6 +371,12 @@ void Server::State::cancel(const Asker& asker) {
 void Server::State::on_tick(Clock::time_point now) {
   engine.expire(now);
   look_for_end(now);
+  for (auto& [key, waiting] : loadings) {
+    // Whoever asked has given up by then.
+    loading_count -=
+        std::erase_if(waiting, [&](const Loading& loading) { return loading.deadline && *loading.deadline <= now; });
+  }
+  std::erase_if(loadings, [](const auto& item) { return item.second.empty(); });
   for (auto& [key, requests] : parked) {
     std::erase_if(requests, [&](const Parked& request) {
       if (!request.deadline || *request.deadline > now) return false;
@@ -405,6 +450,11 @@ void Server::State::begin_end(const msg::VersionKey& key, const Digest& digest, 
     for (const Parked& request : requests) refuse(request.asker, lost());
     requests.clear();
   }
+  for (const auto& [version, waiting] : loadings) {
+    for (const Loading& loading : waiting) answer(loading.asker, to_message(lost()));
+  }
+  loadings.clear();
+  loading_count = 0;
   const std::lock_guard lock(inspect_mutex);
   for (const Inspection& inspection : inspections) answer(inspection.asker, to_message(lost()));
   for (const auto& [inspector, inspection] : inspecting) answer(inspection.asker, to_message(lost()));

@@ -40,6 +40,7 @@ Caller::Options reading(std::chrono::seconds deadline = std::chrono::seconds(5))
 
 std::set<std::uint64_t> desired_of(const Model& model) {
   std::set<std::uint64_t> versions;
+  if (model.unloaded) return versions;
   if (model.latest > 0) versions.insert(model.latest);
   for (const Alias& alias : model.aliases) versions.insert(alias.version);
   return versions;
@@ -86,6 +87,7 @@ struct VersionStore::State {
 
   std::thread thread;
 
+  Result<bool> ask(const msg::VersionKey& key, bool anew);
   void run();
   Result<void> read_quarantines();
   Result<void> list_models();
@@ -408,15 +410,22 @@ void VersionStore::State::run() {
   }
 }
 
-Result<bool> VersionStore::ask(const msg::VersionKey& key) {
-  const std::lock_guard lock(state_->mutex);
-  auto standing = state_->table.ask(key, Clock::now());
+Result<bool> VersionStore::State::ask(const msg::VersionKey& key, bool anew) {
+  const std::lock_guard lock(mutex);
+  auto standing = table.ask(key, Clock::now());
+  if (!standing && anew) {
+    table.unloaded(key);
+    standing = table.ask(key, Clock::now());
+  }
   if (standing && !*standing) {
-    state_->news = true;
-    state_->wake.notify_one();
+    news = true;
+    wake.notify_one();
   }
   return standing;
 }
+
+Result<bool> VersionStore::ask(const msg::VersionKey& key) { return state_->ask(key, false); }
+Result<bool> VersionStore::ask_anew(const msg::VersionKey& key) { return state_->ask(key, true); }
 
 void VersionStore::on_changed(const msg::Changed& changed) {
   const std::lock_guard lock(state_->mutex);

@@ -42,6 +42,9 @@ class VersionStore {
   // As VersionTable::ask.
   [[nodiscard]] Result<bool> ask(const msg::VersionKey& key);
 
+  // The same, but a version that failed lately is tried again at once.
+  [[nodiscard]] Result<bool> ask_anew(const msg::VersionKey& key);
+
   // An event of the registry.
   void on_changed(const msg::Changed& changed);
 

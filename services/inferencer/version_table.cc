@@ -66,16 +66,13 @@ void VersionTable::set_phase(Entry& entry, Phase phase) {
   entry.phase = phase;
 }
 
-void VersionTable::undesire(Entry& entry, TimePoint now) {
+void VersionTable::undesire(Entry& entry, TimePoint now, bool in_any_case) {
   ++looked_at_;
-  if (!entry.desired) return;
+  if (!entry.desired && (!in_any_case || entry.superseded)) return;
+  if (entry.desired && entry.phase != Phase::kReady) --entry.line->desired_not_ready;
   entry.desired = false;
   entry.superseded = now;
-  if (entry.phase == Phase::kReady) {
-    leaving_.insert(&entry);
-  } else {
-    --entry.line->desired_not_ready;
-  }
+  if (entry.phase == Phase::kReady) leaving_.insert(&entry);
   refile(entry);
 }
 
@@ -104,7 +101,9 @@ void VersionTable::set_desired(const std::string& model, const std::set<std::uin
     for (auto& [version, entry] : line->second.versions) {
       if (!versions.contains(version)) others.push_back(&entry);
     }
-    for (Entry* entry : others) undesire(*entry, now);
+    for (Entry* entry : others) {
+      undesire(*entry, now, versions.empty());
+    }
   }
 }
 

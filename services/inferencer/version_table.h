@@ -37,7 +37,8 @@ class VersionTable {
   VersionTable(const VersionTable&) = delete;
   VersionTable& operator=(const VersionTable&) = delete;
 
-  // The versions of `model` that should be ready: its latest and its aliased ones.
+  // The versions of `model` that should be ready: its latest and its aliased ones. None: the model is not served, and
+  // those that somebody asked for leave too.
   void set_desired(const std::string& model, const std::set<std::uint64_t>& versions, TimePoint now);
 
   // Models outside `models` are gone: nothing of theirs is desired any more.
@@ -121,7 +122,7 @@ class VersionTable {
   void forget(Entry& entry);
   void set_phase(Entry& entry, Phase phase);
   void refile(Entry& entry);
-  void undesire(Entry& entry, TimePoint now);
+  void undesire(Entry& entry, TimePoint now, bool in_any_case);
   void use(Entry& entry, TimePoint now);
   [[nodiscard]] bool over() const;
   [[nodiscard]] bool is_superseded(const Entry& entry, TimePoint now) const;

@@ -60,6 +60,13 @@ class FakeRegistry {
     }
     tell(msg::Subject::kModel, model);
   }
+  void set_unloaded(const std::string& model, bool unloaded) {
+    {
+      const std::lock_guard lock(mutex_);
+      models_[model].unloaded = unloaded;
+    }
+    tell(msg::Subject::kModel, model);
+  }
   // As if another inferencer had found it out, or an operator had lifted it.
   void quarantine(const std::string& bytes, const std::string& reason) {
     const Digest digest = sha256(bytes);
@@ -332,6 +339,47 @@ TEST_F(ServerTest, AVersionThatIsNotDesiredIsLoadedOnDemand) {
   start();
   ASSERT_TRUE(gateway_.ready({"m", 2}));
   EXPECT_EQ(values(gateway_.infer("m", 1, {1, 2})), (std::vector<float>{2, 4}));
+}
+
+TEST_F(ServerTest, AModelThatIsUnloadedIsNotLoadedAtTheStartAndNotWaitedFor) {
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  registry_.publish("n", 1, doubler(), rows_of(2), true);
+  registry_.set_unloaded("m", true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"n", 1}));
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.credits > 0; }));
+  EXPECT_EQ(server_->not_ready(), "");
+  EXPECT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.loaded.size() == 1; }));
+  registry_.set_unloaded("m", false);
+  EXPECT_TRUE(gateway_.ready({"m", 1}));
+}
+
+TEST_F(ServerTest, AVersionOfAModelThatIsUnloadedLeavesOnceNothingUsesIt) {
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  start([](Server::Options& options) { options.store.limits.linger = 0s; });
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  registry_.set_unloaded("m", true);
+  EXPECT_TRUE(gateway_.heard([](const msg::Heartbeat& beat) { return beat.loaded.empty(); }));
+}
+
+TEST_F(ServerTest, AnswersALoadOnceTheVersionIsThereOrWithTheReason) {
+  registry_.publish("m", 1, doubler(), rows_of(2), true);
+  registry_.publish("m", 2, doubler(), rows_of(2), true);
+  registry_.publish("broken", 1, "this is not a model", rows_of(2), true);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 2}));
+  const auto load = [&](const std::string& model, std::uint64_t version) {
+    return gateway_.receive(gateway_.send(msg::LoadVersion{.version = {model, version}}));
+  };
+  EXPECT_TRUE(std::holds_alternative<msg::Ok>(load("m", 2).envelope.body)) << "it was there";
+  EXPECT_TRUE(std::holds_alternative<msg::Ok>(load("m", 1).envelope.body));
+  EXPECT_TRUE(gateway_.ready({"m", 1}));
+  EXPECT_EQ(code(load("m", 7)), Code::kNotFound);
+  const Message broken = load("broken", 1);
+  ASSERT_NE(std::get_if<msg::Error>(&broken.envelope.body), nullptr);
+  // Mended meanwhile: it is tried at once, whatever its back-off.
+  registry_.publish("broken", 1, doubler(), rows_of(2), true);
+  EXPECT_TRUE(std::holds_alternative<msg::Ok>(load("broken", 1).envelope.body));
 }
 
 TEST_F(ServerTest, AnUnknownVersionIsNotFound) {

@@ -72,6 +72,22 @@ TEST(VersionTable, KeepsTheOldVersionUntilTheNewOneIsReadyAndTheLingerIsOver) {
   EXPECT_EQ(versions.ready(), Keys{key(2)});
 }
 
+TEST(VersionTable, OfAModelThatIsNotServedAllVersionsLeaveAndComeBack) {
+  VersionTable versions(limits());
+  versions.set_desired("m", {2}, kStart);
+  ASSERT_FALSE(*versions.ask(key(1), kStart));  // which nobody desires
+  load_all(versions, kStart);
+  ASSERT_EQ(versions.ready(), (Keys{key(1), key(2)}));
+  versions.set_desired("m", {}, kStart + 1s);
+  EXPECT_TRUE(versions.to_unload(kStart + 10s).empty()) << "requests may be on their way";
+  versions.set_desired("m", {}, kStart + 10s);  // read again
+  EXPECT_EQ(unload(versions, kStart + 11s), (Keys{key(1), key(2)}));
+  versions.set_desired("m", {2}, kStart + 12s);
+  load_all(versions, kStart + 12s);
+  EXPECT_EQ(versions.ready(), Keys{key(2)});
+  EXPECT_TRUE(versions.to_unload(kStart + 1h).empty());
+}
+
 TEST(VersionTable, UnloadsTheLeastRecentlyUsedBeyondEitherLimit) {
   for (const auto& most : {limits(3), limits(10, 3 * kBytes)}) {
     VersionTable versions(most);
