@@ -41,7 +41,7 @@ Task<Response> get_artifact(Services& services, Call& call) {
   const std::string& wanted = call.param("version");
   auto choice = version_choice(wanted == "latest" ? std::string_view() : std::string_view(wanted));
   if (!choice) co_return refuse(choice.error(), call);
-  auto version = co_await services.cache.resolve(call.param("model"), std::move(*choice), call.request.id);
+  auto version = co_await services.cache.find(call.param("model"), std::move(*choice), call.request.id);
   if (!version) co_return refuse(version.error(), call);
   const auto& files = (*version)->files;
   const auto file = std::ranges::find(files, call.param("file"), &StoredFile::name);

@@ -233,6 +233,9 @@ json::object to_json(const Model& model) {
   return {{"name", model.name},
           {"latest", model.latest == 0 ? json::value(nullptr) : json::value(model.latest)},
           {"aliases", std::move(aliases)},
+          {"served", !model.unloaded},
+          {"served_set_by", model.serving_actor.empty() ? json::value(nullptr) : json::value(model.serving_actor)},
+          {"served_set_at", time_json(model.serving_at_ms)},
           {"created_at", time_json(model.created_ms)},
           {"updated_at", time_json(model.updated_ms)}};
 }

@@ -55,6 +55,9 @@ int main(int argc, char** argv) {
   options.add("registry-deadline-ms", settings.registry_deadline_ms, "Time for a call to the registry")
       ->check(CLI::PositiveNumber);
   options
+      .add("load-deadline-ms", settings.load_deadline_ms, "Time for the inferencers to load a model that was asked for")
+      ->check(CLI::PositiveNumber);
+  options
       .add("max-queued-requests", settings.max_queued_requests, "Predictions that wait for an inferencer before 503")
       ->check(CLI::NonNegativeNumber);
   options.add("nonfinite-inputs", settings.nonfinite_inputs,

@@ -1,6 +1,7 @@
 // /api/v1/models: models, versions, aliases.
 #include "lib/base/json_text.h"
 #include "services/gateway/documents.h"
+#include "services/gateway/model_serving.h"
 #include "services/gateway/own_api.h"
 #include "services/gateway/predictor.h"
 #include "services/gateway/problem.h"
@@ -29,6 +30,28 @@ Response one_model(Result<msg::Models> answer, const Call& call) {
 Task<Response> get_model(Services& services, Call& call) {
   co_return one_model(
       co_await services.registry.ask<msg::Models>(msg::GetModel{.model = call.param("model")}, call.request.id), call);
+}
+
+Result<bool> read_served(const std::string& body) {
+  auto document = parse_document(body);
+  if (!document) return std::unexpected(document.error());
+  for (const auto& [key, value] : *document) {
+    if (key != "served") {
+      return fail_at(std::format("$.{}", std::string_view(key)), Code::kInvalidArgument,
+                     "unknown member; there is served");
+    }
+    if (!value.is_bool()) return fail_at("$.served", Code::kInvalidArgument, "wanted true or false");
+    return value.get_bool();
+  }
+  return fail_at("$.served", Code::kInvalidArgument, "is missing");
+}
+
+Task<Response> patch_model(Services& services, Call& call) {
+  const auto served = read_served(call.body);
+  if (!served) co_return refuse(served.error(), call);
+  auto model = co_await set_serving(services, call, call.param("model"), *served);
+  if (!model) co_return refuse(model.error(), call);
+  co_return json_response(200, slipway::json_text(to_json(*model)));
 }
 
 Task<Response> list_versions(Services& services, Call& call) {
@@ -164,6 +187,7 @@ Task<Response> alias_history(Services& services, Call& call) {
 void add_model_routes(RouteTable& routes, Services& services) {
   add_own_route(routes, services, "GET", "/api/v1/models", BodyPolicy::kNone, false, list_models, {"limit", "after"});
   add_own_route(routes, services, "GET", "/api/v1/models/{model}", BodyPolicy::kNone, false, get_model);
+  add_own_route(routes, services, "PATCH", "/api/v1/models/{model}", BodyPolicy::kMemory, true, patch_model);
   add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions", BodyPolicy::kNone, false, list_versions,
                 {"limit", "after"});
   add_own_route(routes, services, "GET", "/api/v1/models/{model}/versions/{version}", BodyPolicy::kNone, false,

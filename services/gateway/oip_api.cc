@@ -214,15 +214,17 @@ Task<Result<VersionRef>> resolve(Services& services, Call& call) {
   }
   const std::string model = call.param("model");
   auto version = co_await services.cache.resolve(model, std::move(choice), call.request.id);
-  if (!version && version.error().code == Code::kNotFound) {
+  if (!version && version.error().code == Code::kNotFound && !version.error().message.starts_with(kUnknownModel)) {
     const std::string which = wanted.empty() ? std::string() : std::format(" version {}", wanted);
-    version.error().message = std::format("Request for unknown model: '{}'{} is not found", model, which);
+    version.error().message = std::format("{}'{}'{} is not found", kUnknownModel, model, which);
   }
   co_return version;
 }
 
 Task<Response> answer_server(Services&, Call&) {
-  co_return json_response(200, std::format(R"({{"name":"slipway","version":"{}","extensions":[]}})", kRelease));
+  constexpr std::string_view kExtensions = R"json(["model_repository","model_repository(unload_dependents)"])json";
+  co_return json_response(
+      200, std::format(R"({{"name":"slipway","version":"{}","extensions":{}}})", kRelease, kExtensions));
 }
 
 Task<Response> answer_live(Services&, Call&) { co_return json_response(200, R"({"live":true})"); }

@@ -5,6 +5,7 @@
 #include "services/gateway/openapi_document.h"
 #include "services/gateway/plain_api.h"
 #include "services/gateway/problem.h"
+#include "services/gateway/repository_api.h"
 #include "services/gateway/tfs_api.h"
 
 namespace slipway::gateway {
@@ -118,6 +119,7 @@ void add_all_routes(RouteTable& routes, Services& services) {
   add_plain_routes(routes, services);
   add_tfs_routes(routes, services);
   add_oip_routes(routes, services);
+  add_repository_routes(routes, services);
   add_dataset_routes(routes, services);
   add_job_routes(routes, services);
   add_job_event_routes(routes, services);

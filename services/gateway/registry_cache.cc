@@ -220,6 +220,18 @@ using Target = std::pair<std::string, std::string>;  // a model and an alias; no
 
 const std::string kNoKey;
 
+Error unloaded(const std::string& model, const std::uint64_t* version) {
+  if (version == nullptr) {
+    return {.code = Code::kNotFound,
+            .message = std::format("{}'{}' has no available versions; it was unloaded", kUnknownModel, model),
+            .path = {}};
+  }
+  return {.code = Code::kUnavailable,
+          .message = std::format("{}'{}' version {} is not at ready state; the model was unloaded", kUnknownModel,
+                                 model, *version),
+          .path = {}};
+}
+
 }  // namespace
 
 struct RegistryCache::Memory {
@@ -256,15 +268,30 @@ RegistryCache::RegistryCache(RegistryClient& registry, std::chrono::milliseconds
 RegistryCache::~RegistryCache() = default;
 
 Task<Result<VersionRef>> RegistryCache::resolve(std::string name, VersionChoice choice, std::string request_id) {
-  if (const auto* number = std::get_if<std::uint64_t>(&choice)) {
-    co_return co_await version(std::move(name), *number, std::move(request_id));
+  return choose(std::move(name), std::move(choice), std::move(request_id), true);
+}
+
+Task<Result<VersionRef>> RegistryCache::find(std::string name, VersionChoice choice, std::string request_id) {
+  return choose(std::move(name), std::move(choice), std::move(request_id), false);
+}
+
+Task<Result<VersionRef>> RegistryCache::choose(std::string name, VersionChoice choice, std::string request_id,
+                                               bool served) {
+  const auto* number_wanted = std::get_if<std::uint64_t>(&choice);
+  if (number_wanted != nullptr && !served) {
+    co_return co_await version(std::move(name), *number_wanted, std::move(request_id));
   }
   ModelRef head = memory_->heads->fresh(name);
   if (!head) {
     auto asked = co_await model(name, request_id);
-    if (!asked) co_return std::unexpected(asked.error());
-    head = std::move(*asked);
+    if (asked) {
+      head = std::move(*asked);
+    } else if (number_wanted == nullptr || asked.error().code == Code::kNotFound) {
+      co_return std::unexpected(asked.error());
+    }
   }
+  if (served && head && head->unloaded) co_return std::unexpected(unloaded(name, number_wanted));
+  if (number_wanted != nullptr) co_return co_await version(std::move(name), *number_wanted, std::move(request_id));
   std::uint64_t number = head->latest;
   Target target{name, {}};
   if (auto* alias = std::get_if<AliasName>(&choice)) {

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -25,6 +26,8 @@ using VersionChoice = std::variant<Latest, std::uint64_t, AliasName>;
 using VersionRef = std::shared_ptr<const Version>;
 using ModelRef = std::shared_ptr<const Model>;
 using NamesRef = std::shared_ptr<const std::vector<std::string>>;
+
+inline constexpr std::string_view kUnknownModel = "Request for unknown model: ";  // Triton's words
 
 // A head is fresh for `kFresh`; an older one is served while the registry is asked for a newer one, once at a time.
 // When a Changed event names it or events are found missing, requests wait for the newer one, but at most `kStaleWait`
@@ -44,9 +47,12 @@ class RegistryCache {
   RegistryCache(const RegistryCache&) = delete;
   RegistryCache& operator=(const RegistryCache&) = delete;
 
-  // Errors: kNotFound (model, version or alias), kUnavailable (the registry does not answer, and did not before),
-  // kOverloaded (kMostAsked).
+  // The version to predict with. Errors: kNotFound (model, version or alias; a model that is unloaded), kUnavailable
+  // (the registry does not answer, and did not before; one version of a model that is unloaded), kOverloaded
+  // (kMostAsked). Of what is unloaded the message begins with kUnknownModel.
   Task<Result<VersionRef>> resolve(std::string model, VersionChoice choice, std::string request_id);
+  // The same, served or not.
+  Task<Result<VersionRef>> find(std::string model, VersionChoice choice, std::string request_id);
   Task<Result<ModelRef>> model(std::string name, std::string request_id);
   Task<Result<VersionRef>> version(std::string model, std::uint64_t number, std::string request_id);
 
@@ -72,6 +78,8 @@ class RegistryCache {
     NamesRef names;
     Clock::time_point fetched{};
   };
+
+  Task<Result<VersionRef>> choose(std::string name, VersionChoice choice, std::string request_id, bool served);
 
   RegistryClient& registry_;
   const std::chrono::milliseconds fresh_;

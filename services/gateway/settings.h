@@ -26,6 +26,7 @@ struct Settings {
   std::int64_t write_timeout_ms = 30'000;   // for each 256 KiB of an answer
   std::int64_t predict_deadline_ms = 30'000;
   std::int64_t registry_deadline_ms = 10'000;
+  std::int64_t load_deadline_ms = 50'000;  // for all inferencers to load a model: Triton's clients wait a minute
   std::uint64_t max_tensor_bytes = kMaxMessageBytes;  // inputs of a prediction, and its outputs, in all
   std::vector<std::string> allowed_hosts;             // that requests may name, beside loopback ones
   std::vector<std::string> allowed_origins;  // web pages of other hosts that may use the API, "https://host[:port]"

@@ -147,30 +147,32 @@ Task<Response> answer_predict(Services& services, Call& call) {
   co_return json_response(200, std::move(*body));
 }
 
-void append_status(std::string& out, std::uint64_t version, bool available) {
+void append_status(std::string& out, std::uint64_t version, std::string_view state) {
   out += std::format(R"({{"version":"{}","state":"{}","status":{{"error_code":"OK","error_message":""}}}})", version,
-                     available ? "AVAILABLE" : "LOADING");
+                     state);
 }
 
 Task<Response> answer_status(Services& services, Call& call) {
   const std::string model = call.param("model");
-  const bool available = services.workers.inferencers() > 0;
+  auto head = co_await services.cache.model(model, call.request.id);
+  if (!head) co_return error_response(head.error(), Dialect::kTensorFlow, call.request);
+  bool ready = services.workers.inferencers() > 0 && !(*head)->unloaded;
+  const std::string_view state = (*head)->unloaded ? "END" : ready ? "AVAILABLE" : "LOADING";
   std::string body = R"({"model_version_status":[)";
-  bool ready = available;
   if (call.params.size() == 1) {
-    auto head = co_await services.cache.model(model, call.request.id);
-    if (!head) co_return error_response(head.error(), Dialect::kTensorFlow, call.request);
     const std::uint64_t latest = (*head)->latest;
     const std::uint64_t last = latest > kMostListed ? latest - kMostListed : 0;
     for (std::uint64_t number = latest; number > last; --number) {
       if (number != latest) body += ',';
-      append_status(body, number, available);
+      append_status(body, number, state);
     }
     ready = ready && latest > 0;
   } else {
-    auto version = co_await resolve(services, call);
+    auto choice = choice_of(call);
+    if (!choice) co_return error_response(choice.error(), Dialect::kTensorFlow, call.request);
+    auto version = co_await services.cache.find(model, std::move(*choice), call.request.id);
     if (!version) co_return error_response(version.error(), Dialect::kTensorFlow, call.request);
-    append_status(body, (*version)->number, available);
+    append_status(body, (*version)->number, state);
   }
   body += std::format(R"(],"name":{},"ready":{}}})", json_quoted(model), ready);
   co_return json_response(200, std::move(body));

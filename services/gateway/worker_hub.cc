@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <atomic>
 #include <future>
 #include <set>
@@ -67,6 +68,9 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   WorkerTable workers;
   InferenceRouter router;
   JobOffers offers;
+  LoadRounds rounds;
+  std::map<LoadRounds::RoundId, Loaded> loads;
+  std::uint64_t next_round = 1;
   std::unordered_map<std::uint64_t, Open> open;
   std::uint64_t counted_retries = 0;
   std::set<Peer> unreachable;  // gone, but what they said last may not be read yet
@@ -115,6 +119,56 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     closed = true;
     auto asked = std::exchange(open, {});
     for (auto& [id, request] : asked) request.answer(fail(Code::kUnavailable, "this gateway is stopping"));
+    for (auto& [round, done] : std::exchange(loads, {})) done({stopping()});
+  }
+
+  static LoadRounds::Outcome stopping() {
+    return {.inferencer = "any", .version = {}, .loaded = fail(Code::kUnavailable, "this gateway is stopping")};
+  }
+
+  void load(const std::vector<msg::VersionKey>& versions, Clock::time_point deadline, const std::string& request_id,
+            Loaded done) {
+    if (closed) return done({stopping()});
+    const LoadRounds::RoundId round{next_round++};
+    loads.emplace(round, std::move(done));
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    for (const auto& question : rounds.begin(round, workers, versions, deadline)) {
+      const auto sent = bus.send(
+          socket, question.peer,
+          {.envelope = {.correlation = question.correlation,
+                        .deadline_ms = static_cast<std::uint32_t>(std::clamp<std::int64_t>(left, 1, UINT32_MAX)),
+                        .request_id = request_id,
+                        .body = msg::LoadVersion{.version = question.version}},
+           .payload = {}});
+      if (!sent) (void)rounds.on_answer(question.peer, question.correlation, std::unexpected(sent.error()));
+    }
+    end_rounds();
+  }
+
+  void end_rounds() {
+    for (auto& ended : rounds.take_ended()) {
+      if (auto done = loads.extract(ended.round)) done.mapped()(std::move(ended.outcomes));
+    }
+  }
+
+  // Whether it answers what somebody was asked to load.
+  bool is_load_answer(const Peer& peer, std::uint64_t correlation, const msg::Body& body) {
+    if (correlation < LoadRounds::kFirstCorrelation) return false;
+    Result<void> loaded = fail(Code::kInternal, "the inferencer answered with something else");
+    if (std::holds_alternative<msg::Ok>(body)) loaded = {};
+    if (const auto* error = std::get_if<msg::Error>(&body)) loaded = std::unexpected(from_message(*error));
+    if (!rounds.on_answer(peer, correlation, std::move(loaded))) return false;
+    end_rounds();
+    return true;
+  }
+
+  [[nodiscard]] Fleet look() const {
+    Fleet fleet;
+    for (const Peer& peer : workers.serving_peers()) {
+      ++fleet.inferencers;
+      for (const auto& version : workers.find(peer)->loaded) ++fleet.loaded[version];
+    }
+    return fleet;
   }
 
   // Index loop: what an action does may add more.
@@ -167,6 +221,8 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     InferenceRouter::Actions routed;
     router.on_peer_lost(peer, Clock::now(), routed);
     run(std::move(routed));
+    rounds.on_peer_lost(peer);
+    end_rounds();
   }
 
   void count_workers() {
@@ -227,6 +283,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
       return credit_came();
     }
     if (workers.find(incoming.peer) == nullptr) return send(incoming.peer, 0, msg::Rehello{});
+    if (is_load_answer(incoming.peer, correlation, envelope.body)) return;
     if (const auto* error = std::get_if<msg::Error>(&envelope.body)) {
       const Error decoded = from_message(*error);
       InferenceRouter::Actions routed;
@@ -313,6 +370,8 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     InferenceRouter::Actions routed;
     router.on_tick(now, routed);
     run(std::move(routed));
+    rounds.on_tick(now);
+    end_rounds();
     offer_jobs();
     probe(now);
     metrics().registry_up.Set(registry_reachable(now) ? 1 : 0);
@@ -393,6 +452,17 @@ void WorkerHub::cancel(RequestId id) {
     guarded("cancel", [&] { state->withdraw(id); });
     state->finish(id, fail(Code::kUnavailable, "the client has gone"));
   });
+}
+
+void WorkerHub::load(std::vector<msg::VersionKey> versions, Clock::time_point deadline, std::string request_id,
+                     Loaded done) {
+  state_->bus.post(
+      [state = state_, versions = std::move(versions), deadline, request_id = std::move(request_id),
+       done = std::move(done)]() mutable { state->load(versions, deadline, request_id, std::move(done)); });
+}
+
+void WorkerHub::look(std::function<void(Fleet)> done) const {
+  state_->bus.post([state = state_, done = std::move(done)] { done(state->look()); });
 }
 
 void WorkerHub::stop_offers() {

@@ -1,7 +1,9 @@
 // The gateway's side of the bus: the ROUTER that workers dial, the registry's events, and the state machines they feed.
 #pragma once
 
+#include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +12,7 @@
 #include "lib/wire/caller.h"
 #include "services/gateway/event_hub.h"
 #include "services/gateway/inference_router.h"
+#include "services/gateway/load_rounds.h"
 #include "services/gateway/registry_cache.h"
 #include "services/gateway/settings.h"
 
@@ -47,6 +50,19 @@ class WorkerHub {
   };
   RequestId ask(Question question, Answer answer);
   void cancel(RequestId id);
+
+  // Asks every inferencer that is connected and does not drain to load `versions`. `done` is called exactly once, when
+  // each has answered, was lost, or `deadline` has passed.
+  using Loaded = std::function<void(std::vector<LoadRounds::Outcome>)>;
+  void load(std::vector<msg::VersionKey> versions, std::chrono::steady_clock::time_point deadline,
+            std::string request_id, Loaded done);
+
+  // What the inferencers that do not drain have in memory, as they last said.
+  struct Fleet {
+    std::size_t inferencers = 0;
+    std::map<msg::VersionKey, std::size_t> loaded;  // by how many
+  };
+  void look(std::function<void(Fleet)> done) const;
 
   // Offers no more jobs to trainers.
   void stop_offers();

@@ -119,6 +119,14 @@ int WorkerTable::count(msg::Role role) const {
       std::ranges::count_if(workers_, [&](const auto& entry) { return entry.second.role == role; }));
 }
 
+std::vector<Peer> WorkerTable::serving_peers() const {
+  std::vector<Peer> serving;
+  for (const auto& [peer, worker] : workers_) {
+    if (worker.role == msg::Role::kInferencer && !worker.draining) serving.push_back(peer);
+  }
+  return serving;
+}
+
 int WorkerTable::serving_inferencers() const {
   return static_cast<int>(std::ranges::count_if(workers_, [](const auto& entry) {
     const Worker& worker = entry.second;

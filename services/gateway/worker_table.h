@@ -71,7 +71,10 @@ class WorkerTable {
   [[nodiscard]] const Worker* find(const Peer& peer) const;
   [[nodiscard]] int count(msg::Role role) const;
 
-  // Inferencers that do not drain and have been granted credit, whether or not it is spent.
+  // Inferencers that do not drain, by peer.
+  [[nodiscard]] std::vector<Peer> serving_peers() const;
+
+  // Those that have granted credit, whether or not it is spent.
   [[nodiscard]] int serving_inferencers() const;
 
  private:

@@ -144,6 +144,37 @@ TEST_F(OwnApiTest, LiftsAQuarantineInTheNameOfTheAsker) {
   EXPECT_EQ(ask("DELETE", "/api/v1/models/m/versions/latest/quarantine").status, 400);
 }
 
+TEST_F(OwnApiTest, UnloadsAModelInTheNameOfWhoAsks) {
+  registry_says = [](const msg::Body& question) -> Result<msg::Body> {
+    const auto* set = std::get_if<msg::SetServing>(&question);
+    if (set == nullptr) return fail(Code::kInternal, "not asked for here");
+    if (set->model != "m") return fail(Code::kNotFound, "there is no such model");
+    Model model;
+    model.name = set->model;
+    model.latest = 2;
+    model.unloaded = !set->served;
+    model.serving_actor = set->actor;
+    model.serving_at_ms = 1000;
+    return msg::Models{.items = {model}};
+  };
+  const Headers ann{{"X-Slipway-Actor", "ann"}};
+  const Response unloaded = ask("PATCH", "/api/v1/models/m", ann, R"({"served":false})");
+  ASSERT_EQ(unloaded.status, 200) << unloaded.body;
+  EXPECT_EQ(document(unloaded).at("served"), false);
+  EXPECT_EQ(document(unloaded).at("served_set_by"), "ann");
+  EXPECT_EQ(document(unloaded).at("served_set_at"), "1970-01-01T00:00:01.000Z");
+  EXPECT_EQ(ask("POST", "/v2/repository/models/m/unload", ann, R"({"parameters":{"unload_dependents":false}})").body,
+            R"({"name":"m","unload":true})");
+
+  const Response alone = ask("PATCH", "/api/v1/models/m", ann, R"({"served":true})");
+  EXPECT_EQ(alone.status, 503) << "no inferencer is there to load it";
+  EXPECT_THAT(alone.body, testing::HasSubstr("no inferencer is connected"));
+  EXPECT_EQ(ask("POST", "/v2/repository/models/m/load", ann, R"({"parameters":{"config":"{}"}})").status, 501);
+  EXPECT_EQ(ask("POST", "/v2/repository/models/x/load").status, 404);
+  for (const char* body : {"{}", R"({"served":1})", R"({"latest":3})", "x"})
+    EXPECT_EQ(ask("PATCH", "/api/v1/models/m", ann, body).status, 400) << body;
+}
+
 TEST_F(OwnApiTest, AsksForAPageOfOneAliasMoves) {
   std::vector<std::uint64_t> asked;
   registry_says = [&](const msg::Body& question) -> Result<msg::Body> {

@@ -193,6 +193,31 @@ TEST_F(RegistryCacheTest, WhatThereIsNotIsAskedForOnceUntilItChanges) {
   know(1);
 }
 
+TEST_F(RegistryCacheTest, AModelThatIsUnloadedIsRefusedByAnyNameButItsVersionsAreFound) {
+  msg::Models unloaded = one(3);
+  unloaded.items[0].unloaded = true;
+  unloaded.items[0].aliases = {{"prod", 2}};
+  const auto refusal = [&](VersionChoice choice) {
+    auto asked = asio::co_spawn(context, cache.resolve("m", std::move(choice), "r"), asio::use_future);
+    registry.answer(next<msg::GetModel>(), unloaded);
+    const auto version = asked.get();
+    EXPECT_FALSE(version);
+    return version ? Error{} : version.error();
+  };
+  const Error latest = refusal(Latest{});
+  EXPECT_EQ(latest.code, Code::kNotFound);
+  EXPECT_EQ(latest.message, "Request for unknown model: 'm' has no available versions; it was unloaded");
+  cache.forget("m");
+  EXPECT_EQ(refusal(AliasName{"prod"}).code, Code::kNotFound);
+  cache.forget("m");
+  const Error third = refusal(std::uint64_t{3});
+  EXPECT_EQ(third.code, Code::kUnavailable);
+  EXPECT_EQ(third.message, "Request for unknown model: 'm' version 3 is not at ready state; the model was unloaded");
+  auto found = asio::co_spawn(context, cache.find("m", std::uint64_t{3}, "r"), asio::use_future);
+  registry.answer(next<msg::GetVersion>(), version(3));
+  EXPECT_EQ(number(std::move(found)), 3U);
+}
+
 TEST_F(RegistryCacheTest, AJobThatHasAVersionEndsTheMemoryOfNoSuchModel) {
   auto asked = ask();
   registry.answer(registry.next(), to_message(Error{.code = Code::kNotFound, .message = "no such model", .path = {}}));

@@ -183,6 +183,49 @@ TEST_F(WorkerHubTest, AQuestionOfALaterReleaseIsToldThatItIsNotKnown) {
   EXPECT_EQ(from_message(std::get<msg::Error>(answer.envelope.body)).code, Code::kUnsupported);
 }
 
+TEST_F(WorkerHubTest, AsksInferencersToLoadAndTellsWhatEachSays) {
+  start();
+  FakeWorker worker(workers_bus, hub->port());
+  worker.join();
+  auto said = std::make_shared<std::promise<std::vector<LoadRounds::Outcome>>>();
+  hub->load({{"m", 1}, {"m", 2}}, std::chrono::steady_clock::now() + 20s, "q",
+            [said](std::vector<LoadRounds::Outcome> outcomes) { said->set_value(std::move(outcomes)); });
+  for (std::uint64_t version : {1, 2}) {
+    const Message question = worker.hear<msg::LoadVersion>();
+    EXPECT_EQ(std::get<msg::LoadVersion>(question.envelope.body).version, (msg::VersionKey{"m", version}));
+    if (version == 1) {
+      worker.say(msg::Ok{}, question.envelope.correlation);
+    } else {
+      worker.say(to_message({.code = Code::kDataLoss, .message = "damaged", .path = {}}),
+                 question.envelope.correlation);
+    }
+  }
+  const auto outcomes = said->get_future().get();
+  ASSERT_EQ(outcomes.size(), 2U);
+  EXPECT_TRUE(outcomes[0].loaded);
+  EXPECT_EQ(outcomes[1].loaded.error().message, "damaged");
+
+  worker.say(msg::Heartbeat{.credits = 4, .loaded = {{"m", 1}}, .draining = false}, 1);
+  worker.hear<msg::Ok>();
+  auto seen = std::make_shared<std::promise<WorkerHub::Fleet>>();
+  hub->look([seen](WorkerHub::Fleet fleet) { seen->set_value(std::move(fleet)); });
+  const auto fleet = seen->get_future().get();
+  EXPECT_EQ(fleet.inferencers, 1U);
+  EXPECT_EQ(fleet.loaded, (std::map<msg::VersionKey, std::size_t>{{{"m", 1}, 1}}));
+}
+
+TEST_F(WorkerHubTest, WhoWaitsForALoadIsAnsweredWhenTheGatewayStops) {
+  start();
+  FakeWorker worker(workers_bus, hub->port());
+  worker.join();
+  auto said = std::make_shared<std::promise<std::vector<LoadRounds::Outcome>>>();
+  hub->load({{"m", 1}}, std::chrono::steady_clock::now() + 600s, "q",
+            [said](std::vector<LoadRounds::Outcome> outcomes) { said->set_value(std::move(outcomes)); });
+  worker.hear<msg::LoadVersion>();
+  hub->close();
+  EXPECT_EQ(said->get_future().get().at(0).loaded.error().code, Code::kUnavailable);
+}
+
 TEST_F(WorkerHubTest, WorkersMustShowTheClusterSecret) {
   start("right");
   for (const char* wrong : {"", "wrong", "righ", "rightright"}) {
