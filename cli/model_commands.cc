@@ -88,10 +88,11 @@ Outcome<Exit> models(const Session& session, const std::string& name) {
     items.push_back(std::move(*model));
   }
   using enum Table::Align;
-  Table table({{"model"}, {"latest", kRight}, {"aliases"}, {"updated"}});
+  Table table({{"model"}, {"latest", kRight}, {"aliases"}, {"served"}, {"updated"}});
   const auto now = std::chrono::system_clock::now();
   for (const auto& model : items) {
     table.add({text_of(model, "name"), text_of(model, "latest"), aliases_text(model),
+               field(model, "served") == false ? "unloaded" : "yes",
                humane_time_ago(text_of(model, "updated_at"), now)});
   }
   if (table.empty())
@@ -130,6 +131,18 @@ Outcome<Exit> versions(const Session& session, const std::string& name) {
     std::print("{}", table.text());
   if (!quarantined.empty())
     std::println("\n{}To let one be loaded again: slipway quarantine lift {} VERSION", quarantined, name);
+  return Exit::kOk;
+}
+
+Outcome<Exit> set_served(const Session& session, const std::string& model, bool served) {
+  HttpClient client = session.client();
+  const auto answer =
+      client.call("PATCH", model_path(model), boost::json::serialize(boost::json::object{{"served", served}}));
+  if (!answer) return std::unexpected(answer.error());
+  if (session.json)
+    print_json(*answer);
+  else
+    std::println("model {} is {}", model, served ? "loaded by every inferencer" : "unloaded");
   return Exit::kOk;
 }
 
@@ -252,6 +265,20 @@ void add_model_commands(CLI::App& app, Session& session) {
   versions_command->footer("Example:\n  slipway versions fashion");
   versions_command->callback(
       [&session, model] { session.run = [&session, model] { return versions(session, *model); }; });
+
+  auto served = std::make_shared<std::string>();
+  const auto add_serving = [&](const char* name, const char* what, const char* footer, bool wanted) {
+    auto* command = app.add_subcommand(name, what);
+    command->add_option("MODEL", *served, "The model")->required();
+    command->footer(footer);
+    command->callback([&session, served, wanted] {
+      session.run = [&session, served, wanted] { return set_served(session, *served, wanted); };
+    });
+  };
+  add_serving("load", "Serve a model: every inferencer loads it, which is waited for",
+              "Example:\n  slipway load fashion", true);
+  add_serving("unload", "Stop serving a model; its versions stay, and jobs publish more",
+              "Example:\n  slipway unload fashion\nIt takes no more predictions until `slipway load`.", false);
 
   auto* quarantine = app.add_subcommand("quarantine", "Versions that are not loaded because they ended a process");
   quarantine->require_subcommand(1);
