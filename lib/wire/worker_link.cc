@@ -18,8 +18,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kHeartbeatEvery = std::chrono::seconds(1);
-constexpr auto kSilence = std::chrono::seconds(15);  // without a word, and gone from DNS: forgotten
-constexpr auto kResolveEvery = std::chrono::milliseconds(2000);
+constexpr int kAbsences = 2;  // after so many a silent gateway is forgotten
 constexpr auto kRefusedFor = std::chrono::seconds(5);
 constexpr std::uint64_t kLeaving = 1;  // correlation of a heartbeat that says so: the only one that is answered
 
@@ -27,7 +26,7 @@ struct Gateway {
   SocketId socket{};
   bool welcomed = false;
   bool knows_leaving = false;
-  bool in_dns = true;
+  int absences = 0;  // whole answers in a row that did not name it
   Clock::time_point heard{};
   Clock::time_point next_beat{};
 };
@@ -36,20 +35,23 @@ struct Gateway {
 
 // `gateways` is touched on the bus thread only; the resolver thread hands its findings over with post.
 struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
-  Impl(Bus& owner, msg::Hello greeting, State worker_state, OnRequest handler, std::string shown)
+  Impl(Bus& owner, msg::Hello greeting, State worker_state, OnRequest handler, std::string shown, Times given)
       : bus(owner),
         hello(std::move(greeting)),
         secret(std::move(shown)),
+        times(given),
         state(std::move(worker_state)),
         on_request(std::move(handler)) {}
 
   Bus& bus;
   const msg::Hello hello;
   const std::string secret;
+  const Times times;
   const State state;
   const OnRequest on_request;
   const std::size_t first_of_remainder = std::hash<std::string>()(hello.worker_id.text());
   std::map<std::string, Gateway> gateways;  // by literal address
+  std::atomic<int> dialled{0};
   std::atomic<int> welcomed{0};
   std::atomic<int> unaware{0};  // of those, who do not know yet that this worker leaves
   bool closed = false;
@@ -66,6 +68,7 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
       count += gateway.welcomed ? 1 : 0;
       not_told += gateway.welcomed && !gateway.knows_leaving ? 1 : 0;
     }
+    dialled = static_cast<int>(gateways.size());
     unaware = not_told;
     welcomed = count;
   }
@@ -111,16 +114,17 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
 
   void on_tick(Clock::time_point now) {
     for (auto at = gateways.begin(); at != gateways.end();) {
-      const bool silent = now - at->second.heard > kSilence;
-      if (silent && at->second.welcomed) {
+      const auto unheard = now - at->second.heard;
+      if (unheard > times.unheard && at->second.welcomed) {
         spdlog::warn("gateway silent address={}", at->first);
         at->second.welcomed = false;
         count_welcomed();
       }
-      if (silent && !at->second.in_dns) {
+      if (unheard > times.silence && at->second.absences >= kAbsences) {
         spdlog::info("gateway forgotten address={}", at->first);
         bus.close(at->second.socket);
         at = gateways.erase(at);
+        count_welcomed();
         continue;
       }
       ++at;
@@ -179,10 +183,16 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
     }
   }
 
-  void found_addresses(const std::set<std::string>& addresses) {
+  void found_addresses(const Addresses& addresses) {
     if (closed) return;
-    for (auto& [address, gateway] : gateways) gateway.in_dns = addresses.contains(address);
-    for (const auto& address : addresses) {
+    for (auto& [address, gateway] : gateways) {
+      if (addresses.found.contains(address)) {
+        gateway.absences = 0;
+      } else if (addresses.complete) {  // a name server that is away must not make us forget anybody
+        ++gateway.absences;
+      }
+    }
+    for (const auto& address : addresses.found) {
       if (gateways.contains(address)) continue;
       const std::weak_ptr<Impl> weak = weak_from_this();
       auto socket = bus.connect_dealer(address, [weak, address](Incoming incoming) {
@@ -195,27 +205,22 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
       gateways[address] = {.socket = *socket,
                            .welcomed = false,
                            .knows_leaving = false,
-                           .in_dns = true,
+                           .absences = 0,
                            .heard = Clock::now(),
                            .next_beat = {}};
     }
+    count_welcomed();
     beat(Clock::now(), false);
   }
 
   void find_gateways(const std::vector<std::string>& places) {
-    // A name server that is away must not make us forget gateways that answer.
-    bus.post([self = shared_from_this(), addresses = look_up(places)]() mutable {
-      if (!addresses.complete) {
-        for (const auto& [address, gateway] : self->gateways) addresses.found.insert(address);
-      }
-      self->found_addresses(addresses.found);
-    });
+    bus.post([self = shared_from_this(), addresses = look_up(places)] { self->found_addresses(addresses); });
   }
 
   void resolve_loop(const std::vector<std::string>& places) {
     // Apart from each other, so that many workers do not ask the name server at once.
     std::minstd_rand random(static_cast<unsigned>(first_of_remainder));
-    std::uniform_int_distribution<int> late_ms(0, static_cast<int>(kResolveEvery.count()) / 4);
+    std::uniform_int_distribution<int> late_ms(0, static_cast<int>(times.resolve_every.count()) / 4);
     std::unique_lock lock(mutex);
     while (!stopping) {
       lock.unlock();
@@ -225,14 +230,16 @@ struct WorkerLink::Impl : std::enable_shared_from_this<WorkerLink::Impl> {
         spdlog::error("gateways not looked up message={}", log_value(failure.what()));
       }
       lock.lock();
-      stop.wait_for(lock, kResolveEvery + std::chrono::milliseconds(late_ms(random)), [this] { return stopping; });
+      stop.wait_for(lock, times.resolve_every + std::chrono::milliseconds(late_ms(random)),
+                    [this] { return stopping; });
     }
   }
 };
 
 WorkerLink::WorkerLink(Bus& bus, msg::Hello hello, std::vector<std::string> gateways, State state, OnRequest on_request,
-                       std::string secret)
-    : impl_(std::make_shared<Impl>(bus, std::move(hello), std::move(state), std::move(on_request), std::move(secret))) {
+                       std::string secret, Times times)
+    : impl_(std::make_shared<Impl>(bus, std::move(hello), std::move(state), std::move(on_request), std::move(secret),
+                                   times)) {
   const std::weak_ptr<Impl> weak = impl_;
   bus.on_tick([weak](Clock::time_point now) {
     if (const auto self = weak.lock(); self && !self->closed) self->on_tick(now);
@@ -258,6 +265,7 @@ void WorkerLink::announce() {
   impl_->bus.post([self = impl_] { self->beat(Clock::now(), true); });
 }
 
+int WorkerLink::dialled() const { return impl_->dialled; }
 int WorkerLink::welcomed() const { return impl_->welcomed; }
 bool WorkerLink::let_go() const { return impl_->unaware == 0; }
 

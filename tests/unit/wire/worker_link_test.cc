@@ -36,6 +36,7 @@ class Gateway {
           ask_again = false;
           send(msg::Rehello{});
         }
+        (void)bus.knock(socket, incoming.peer);
         last_beat = *beat;
         ++beats;
         leaving = incoming.message.envelope.correlation;
@@ -175,6 +176,79 @@ TEST(WorkerLink, FindsTheGatewaysOfAFileThatChanges) {
     ASSERT_TRUE(first.wait_until([&, before = first.beats] { return first.beats > before + 3; }));
     EXPECT_EQ(link.welcomed(), 2);
   }
+}
+
+// A file of addresses that is replaced whole.
+class AddressFile {
+ public:
+  ~AddressFile() { remove(); }
+  AddressFile() = default;
+  AddressFile(const AddressFile&) = delete;
+  AddressFile& operator=(const AddressFile&) = delete;
+  void write(const std::string& text) const {
+    const auto aside = path_.string() + ".new";
+    std::ofstream(aside) << text;
+    std::filesystem::rename(aside, path_);
+  }
+  void remove() const { std::filesystem::remove(path_); }
+  [[nodiscard]] std::string place() const { return "@" + path_.string(); }
+
+ private:
+  const std::filesystem::path path_ =
+      std::filesystem::temp_directory_path() / std::format("gateways-{}-{}", getpid(), random_hex(64));
+};
+
+template <class Condition>
+bool comes_true(Condition condition) {
+  const auto end = std::chrono::steady_clock::now() + 20s;
+  while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(1ms);
+  return condition();
+}
+
+const WorkerLink::Times kQuick{.resolve_every = 20ms, .unheard = 2500ms, .silence = 2500ms};
+
+TEST(WorkerLink, ServesGatewaysOfBothAddressFamilies) {
+  Gateway four(msg::Welcome{"4"});
+  Gateway six(msg::Welcome{"6"}, "[::1]:0");
+  Bus bus;
+  WorkerLink link(
+      bus, kHello, {four.address(), std::format("[::1]:{}", six.bus.port(six.socket))}, [] { return beat(2); },
+      [](const Incoming&) {});
+  EXPECT_TRUE(four.wait_until([&] { return four.last_beat.has_value(); }));
+  EXPECT_TRUE(six.wait_until([&] { return six.last_beat.has_value(); }));
+}
+
+TEST(WorkerLink, ForgetsAGatewayThatIsGoneAndSilentOnlyWhenWholeAnswersDoNotNameIt) {
+  Gateway stays(msg::Welcome{"stays"});
+  auto goes = std::make_unique<Gateway>(msg::Welcome{"goes"});
+  const AddressFile file;
+  file.write(stays.address() + "\n" + goes->address() + "\n");
+  Bus bus;
+  WorkerLink link(bus, kHello, {file.place()}, [] { return beat(4); }, [](const Incoming&) {}, {}, kQuick);
+  ASSERT_TRUE(comes_true([&] { return link.welcomed() == 2; }));
+  goes.reset();
+  // Its credits go to the one that answers, but while it is named it may come back.
+  ASSERT_TRUE(stays.wait_until([&] { return stays.last_beat && stays.last_beat->credits == 4; }));
+  EXPECT_EQ(link.dialled(), 2);
+  file.remove();  // an answer that is not whole
+  ASSERT_TRUE(stays.wait_until([&, before = stays.beats] { return stays.beats > before + 3; }));
+  EXPECT_EQ(link.dialled(), 2);
+  file.write(stays.address() + "\n");
+  EXPECT_TRUE(comes_true([&] { return link.dialled() == 1; }));
+  EXPECT_EQ(link.welcomed(), 1);
+}
+
+TEST(WorkerLink, KeepsAGatewayThatAnswersWhateverTheListSays) {
+  Gateway gateway(msg::Welcome{"g"});
+  const AddressFile file;
+  file.write(gateway.address() + "\n");
+  Bus bus;
+  WorkerLink link(bus, kHello, {file.place()}, [] { return beat(1); }, [](const Incoming&) {}, {}, kQuick);
+  ASSERT_TRUE(comes_true([&] { return link.welcomed() == 1; }));
+  file.write("");
+  // Longer than a silent one would have been kept.
+  ASSERT_TRUE(gateway.wait_until([&, before = gateway.beats] { return gateway.beats > before + 4; }));
+  EXPECT_EQ(link.welcomed(), 1);
 }
 
 TEST(WorkerLink, IsLetGoOnceEveryGatewayHasAnsweredThatItLeaves) {
