@@ -50,3 +50,5 @@ def pytest_runtest_makereport(item, call):
             if isinstance(item.funcargs.get(name), Cluster):
                 report.sections.append(("service logs", item.funcargs[name].logs()))
                 break
+        if hasattr(item.funcargs.get("fleet"), "logs"):
+            report.sections.append(("service logs", item.funcargs["fleet"].logs()))

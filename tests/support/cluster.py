@@ -32,67 +32,8 @@ def wait_for(condition, seconds=60.0, what="the condition"):
         time.sleep(0.02)
 
 
-class Cluster:
-    def __init__(self, *arguments, env=None, keep=None):
-        self.state = pathlib.Path(keep or tempfile.mkdtemp(prefix="slipway-test-"))
-        self.own_state = keep is None
-        self.roles = {"registry", "gateway"} | {r for r in ("trainer", "inferencer") if f"--{r}s=0" not in arguments}
-        self.log = open(self.state / "up.log", "ab")
-        self.http = requests.Session()
-        self.http.trust_env = False
-        self.process = subprocess.Popen(
-            [BIN / "slipway", "up", "--state-dir", self.state, "--http-port", "0", *arguments],
-            stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
-        try:
-            wait_for(lambda: self.alive() and self.is_ready(), 60, "the cluster being ready")
-        except BaseException:
-            print(self.logs())
-            self.stop()
-            raise
-
-    def alive(self):
-        assert self.process.poll() is None, f"slipway up ended with {self.process.returncode}:\n{self.logs()}"
-        return True
-
-    def up(self):
-        try:
-            return json.loads((self.state / "up.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-
-    def services(self, role=None):
-        up = self.up() or {"services": []}
-        return [s for s in up["services"] if role in (None, s["role"])]
-
-    def service(self, role):
-        return self.services(role)[0]
-
-    def is_ready(self):
-        services = self.services()
-        if not self.roles <= {s["role"] for s in services}:
-            return False
-        for service in services:
-            port = service["ports"].get("metrics")
-            with contextlib.suppress(requests.RequestException):
-                if port and self.http.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
-                    continue
-            return False
-        return True
-
-    @property
-    def url(self):
-        return self.up()["http"]
-
-    def metrics(self, role):
-        text = self.http.get(f"http://127.0.0.1:{self.service(role)['ports']['metrics']}/metrics", timeout=10).text
-        values = {}
-        for line in text.splitlines():
-            if line and not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                values[name] = float(value)
-        return values
-
-    # --- requests ---
+class Api:
+    """A gateway's HTTP API; `url` says where it is, `http` is the session."""
 
     def request(self, method, path, timeout=60, **kwargs):
         return self.http.request(method, self.url + path, timeout=timeout, **kwargs)
@@ -151,6 +92,67 @@ class Cluster:
 
     def predict(self, model, instances, **kwargs):
         return self.post(f"/v1/models/{model}:predict", json={"instances": instances}, **kwargs)
+
+
+class Cluster(Api):
+    def __init__(self, *arguments, env=None, keep=None):
+        self.state = pathlib.Path(keep or tempfile.mkdtemp(prefix="slipway-test-"))
+        self.own_state = keep is None
+        self.roles = {"registry", "gateway"} | {r for r in ("trainer", "inferencer") if f"--{r}s=0" not in arguments}
+        self.log = open(self.state / "up.log", "ab")
+        self.http = requests.Session()
+        self.http.trust_env = False
+        self.process = subprocess.Popen(
+            [BIN / "slipway", "up", "--state-dir", self.state, "--http-port", "0", *arguments],
+            stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+        try:
+            wait_for(lambda: self.alive() and self.is_ready(), 60, "the cluster being ready")
+        except BaseException:
+            print(self.logs())
+            self.stop()
+            raise
+
+    def alive(self):
+        assert self.process.poll() is None, f"slipway up ended with {self.process.returncode}:\n{self.logs()}"
+        return True
+
+    def up(self):
+        try:
+            return json.loads((self.state / "up.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def services(self, role=None):
+        up = self.up() or {"services": []}
+        return [s for s in up["services"] if role in (None, s["role"])]
+
+    def service(self, role):
+        return self.services(role)[0]
+
+    def is_ready(self):
+        services = self.services()
+        if not self.roles <= {s["role"] for s in services}:
+            return False
+        for service in services:
+            port = service["ports"].get("metrics")
+            with contextlib.suppress(requests.RequestException):
+                if port and self.http.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
+                    continue
+            return False
+        return True
+
+    @property
+    def url(self):
+        return self.up()["http"]
+
+    def metrics(self, role):
+        text = self.http.get(f"http://127.0.0.1:{self.service(role)['ports']['metrics']}/metrics", timeout=10).text
+        values = {}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                values[name] = float(value)
+        return values
 
     # --- processes ---
 
