@@ -279,15 +279,14 @@ struct Changed {
 };
 
 // In the order of the union in envelope.capnp.
-using Body =
-    std::variant<Nothing, Error, Ok, Hello, Welcome, Rehello, Heartbeat, Infer, Inferred, Cancel, RunJob, Inspect,
-                 Inspected, OpenUpload, UploadOpened, UploadPart, AbortUpload, GetUpload, UploadedFiles, GetChunk,
-                 CommitDataset, DatasetStored, GetDataset, ListDatasets, Datasets, CreateJob, GetJob, ListJobs, Jobs,
-                 CancelJob, ListJobEvents, JobEvents, ClaimJob, ReportJob, JobOrders, CommitCheckpoint, GetCheckpoint,
-                 Checkpoints, Publish, EndAttempt, CommitVersion, GetVersion, ListVersions, Versions, GetModel,
-                 ListModels, Models, MoveAlias, ListAliasMoves, AliasMoves, Changed, QuarantineFile, LiftQuarantine,
-                 ListQuarantines, Quarantines, ListUnreadable, Unreadable, OfferJob, OtherProtocol, SetServing,
-                  LoadVersion>;
+using Body = std::variant<Nothing, Error, Ok, Hello, Welcome, Rehello, Heartbeat, Infer, Inferred, Cancel, RunJob,
+                          Inspect, Inspected, OpenUpload, UploadOpened, UploadPart, AbortUpload, GetUpload,
+                          UploadedFiles, GetChunk, CommitDataset, DatasetStored, GetDataset, ListDatasets, Datasets,
+                          CreateJob, GetJob, ListJobs, Jobs, CancelJob, ListJobEvents, JobEvents, ClaimJob, ReportJob,
+                          JobOrders, CommitCheckpoint, GetCheckpoint, Checkpoints, Publish, EndAttempt, CommitVersion,
+                          GetVersion, ListVersions, Versions, GetModel, ListModels, Models, MoveAlias, ListAliasMoves,
+                          AliasMoves, Changed, QuarantineFile, LiftQuarantine, ListQuarantines, Quarantines,
+                          ListUnreadable, Unreadable, OfferJob, OtherProtocol, SetServing, LoadVersion>;
 
 // Protocols of the wire that a process reads and writes, both ends included.
 struct ProtocolRange {

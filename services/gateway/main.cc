@@ -9,6 +9,7 @@
 #include "lib/base/options.h"
 #include "lib/base/service.h"
 #include "lib/obs/health_server.h"
+#include "services/gateway/cache_warmer.h"
 #include "services/gateway/http_server.h"
 #include "services/gateway/memory_budget.h"
 #include "services/gateway/metrics.h"
@@ -97,8 +98,11 @@ int main(int argc, char** argv) {
     const std::chrono::duration<double> after(settings.ready_alone_after_seconds);
     return after.count() >= 0 && std::chrono::steady_clock::now() - started >= after;
   };
+  std::atomic<const CacheWarmer*> warmer = nullptr;
   const auto not_ready = [&]() -> std::string {
     if (draining) return "draining";
+    if (const CacheWarmer* models = warmer; models == nullptr || !models->done())
+      return "the registry's models are not known yet";
     if (workers.inferencers() > 0 || is_ready_alone()) return "";
     return "no inferencer takes predictions";
   };
@@ -134,6 +138,8 @@ int main(int argc, char** argv) {
   spdlog::info("gateway started address={} http_port={} bus_port={} metrics_port={}", service.listen_address,
                (*http)->port(), workers.port(), (*health)->port());
 
+  const CacheWarmer models(cache);
+  warmer = &models;
   const int signal = wait_for_stop_signal();
   spdlog::info("stopping signal={}", signal);
   draining = true;

@@ -223,8 +223,8 @@ Task<Result<VersionRef>> resolve(Services& services, Call& call) {
 
 Task<Response> answer_server(Services&, Call&) {
   constexpr std::string_view kExtensions = R"json(["model_repository","model_repository(unload_dependents)"])json";
-  co_return json_response(
-      200, std::format(R"({{"name":"slipway","version":"{}","extensions":{}}})", kRelease, kExtensions));
+  co_return json_response(200,
+                          std::format(R"({{"name":"slipway","version":"{}","extensions":{}}})", kRelease, kExtensions));
 }
 
 Task<Response> answer_live(Services&, Call&) { co_return json_response(200, R"({"live":true})"); }

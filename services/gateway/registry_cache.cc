@@ -263,7 +263,7 @@ struct RegistryCache::Memory {
 };
 
 RegistryCache::RegistryCache(RegistryClient& registry, std::chrono::milliseconds fresh, std::size_t most)
-    : registry_(registry), fresh_(fresh), memory_(std::make_unique<Memory>(fresh, most)) {}
+    : registry_(registry), fresh_(fresh), most_(most), memory_(std::make_unique<Memory>(fresh, most)) {}
 
 RegistryCache::~RegistryCache() = default;
 
@@ -357,6 +357,28 @@ Task<Result<NamesRef>> RegistryCache::model_names(std::string request_id) {
   const std::lock_guard lock(mutex_);
   names_ = Names{.names = kept, .fetched = Clock::now()};
   co_return kept;
+}
+
+Task<Result<std::size_t>> RegistryCache::read_all(std::string request_id) {
+  const auto names = co_await model_names(request_id);
+  if (!names) co_return std::unexpected(names.error());
+  std::size_t versions = 0;
+  for (const std::string& name : **names) {
+    const auto head = co_await model(name, request_id);
+    if (!head && head.error().code == Code::kUnavailable) co_return std::unexpected(head.error());
+    if (!head) continue;
+    std::vector<VersionChoice> choices{Latest{}};
+    for (const Alias& alias : (*head)->aliases) choices.emplace_back(AliasName{alias.name});
+    for (VersionChoice& choice : choices) {
+      if (versions == most_) co_return versions;
+      const auto version = co_await find(name, std::move(choice), request_id);
+      if (version)
+        ++versions;
+      else if (version.error().code == Code::kUnavailable)
+        co_return std::unexpected(version.error());
+    }
+  }
+  co_return versions;
 }
 
 void RegistryCache::on_changed(const msg::Changed& changed) {

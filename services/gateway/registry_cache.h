@@ -62,6 +62,10 @@ class RegistryCache {
   // The names of the first two models: whether there is only one.
   Task<Result<NamesRef>> first_names(std::string request_id);
 
+  // Asks for every model and for the versions that its name and its aliases stand for, as many as are kept, so that
+  // they are known when the registry goes away. How many versions. Errors: kUnavailable (the registry does not answer).
+  Task<Result<std::size_t>> read_all(std::string request_id);
+
   // An event came. Revisions are dense: a gap means that others were missed.
   void on_changed(const msg::Changed& changed);
 
@@ -83,6 +87,7 @@ class RegistryCache {
 
   RegistryClient& registry_;
   const std::chrono::milliseconds fresh_;
+  const std::size_t most_;
   const std::unique_ptr<Memory> memory_;
   std::mutex mutex_;  // guards the two below
   std::optional<Names> names_;

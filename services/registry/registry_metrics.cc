@@ -25,8 +25,8 @@ constexpr std::array kKinds{"nothing",        "error",          "ok",
                             "listAliasMoves", "aliasMoves",     "changed",
                             "quarantineFile", "liftQuarantine", "listQuarantines",
                             "quarantines",    "listUnreadable", "unreadable",
-                             "offerJob",       "otherProtocol",  "setServing",
-                             "loadVersion"};
+                            "offerJob",       "otherProtocol",  "setServing",
+                            "loadVersion"};
 static_assert(kKinds.size() == std::variant_size_v<msg::Body>);
 
 constexpr std::array kStates{"queued", "starting", "running", "retrying", "succeeded", "failed", "cancelled"};

@@ -60,6 +60,32 @@ def test_predictions_and_readiness_do_not_need_the_registry(stripes):
     wait_for(lambda: stripes.metrics("gateway")["slipway_gateway_registry_up"] == 1, 60)
 
 
+def test_a_gateway_that_starts_is_ready_once_it_knows_the_models(start):
+    cluster = start()
+    assert cluster.put_dataset("stripes", four_files()).status_code == 201
+    cluster.train(small_job())
+    wait_for(lambda: cluster.predict("stripes", [IMAGE]).status_code == 200, 30)
+
+    def ready():
+        return requests.get(f"http://127.0.0.1:{cluster.service('gateway')['ports']['metrics']}/readyz", timeout=10)
+
+    def welcomed():
+        return cluster.metrics("gateway").get('slipway_gateway_workers{role="inferencer"}') == 1
+    cluster.kill("registry", signal.SIGSTOP)
+    try:
+        cluster.wait_restarted("gateway", cluster.kill("gateway", signal.SIGKILL))
+        wait_for(welcomed, 60, "the inferencer having found the new gateway")
+        assert ready().status_code == 503 and "models" in ready().text
+    finally:
+        cluster.kill("registry", signal.SIGCONT)
+    wait_for(lambda: ready().status_code == 200, 60, "the gateway being ready")
+    cluster.kill("registry", signal.SIGSTOP)
+    try:
+        assert cluster.predict("stripes", [IMAGE]).status_code == 200, "nobody asked this gateway for it before"
+    finally:
+        cluster.kill("registry", signal.SIGCONT)
+
+
 def test_a_gateway_without_inferencers_is_not_ready(start):
     cluster = start()
     ready = f"http://127.0.0.1:{cluster.service('gateway')['ports']['metrics']}/readyz"

@@ -296,6 +296,30 @@ TEST_F(RegistryCacheTest, WhetherThereIsOnlyOneModelIsAskedForTwo) {
   EXPECT_EQ(registry.waiting(), 0U);
 }
 
+TEST_F(RegistryCacheTest, ReadsEveryModelSoThatItIsKnownWithoutTheRegistry) {
+  auto read = asio::co_spawn(context, cache.read_all("r"), asio::use_future);
+  const auto names = registry.next();
+  EXPECT_TRUE(std::holds_alternative<msg::ListModels>(names.message.envelope.body));
+  msg::Models models = one(2);
+  models.items[0].aliases = {{.name = "old", .version = 1}};
+  registry.answer(names, models);
+  for (int i = 0; i < 4;
+       ++i) {  // the head, what it leads to, and again for the alias, since heads here are old at once
+    const auto question = registry.next();
+    if (const auto* asked = std::get_if<msg::GetVersion>(&question.message.envelope.body)) {
+      registry.answer(question, version(asked->version));
+    } else {
+      registry.answer(question, models);
+    }
+    if (read.wait_for(0s) == std::future_status::ready) break;
+  }
+  EXPECT_EQ(read.get().value(), 2U);
+  // Silent from now on.
+  EXPECT_EQ(ask_latest().get().value()->number, 2U);
+  EXPECT_EQ(asio::co_spawn(context, cache.resolve("m", AliasName{"old"}, "r"), asio::use_future).get().value()->number,
+            1U);
+}
+
 TEST_F(RegistryCacheTest, AClosedCallerEndsEveryWait) {
   auto asked = ask();
   registry.next();

@@ -1,0 +1,48 @@
+#include "services/gateway/cache_warmer.h"
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "lib/base/log.h"
+
+namespace slipway::gateway {
+namespace {
+
+constexpr std::chrono::milliseconds kAgain{200};
+
+}  // namespace
+
+CacheWarmer::CacheWarmer(RegistryCache& cache) : cache_(cache) {
+  asio::co_spawn(context_, warm(), [](const std::exception_ptr& failure) {
+    if (failure) spdlog::error("the models were not read: this gateway will not be ready");
+  });
+  thread_ = std::thread([this] { context_.run(); });
+}
+
+CacheWarmer::~CacheWarmer() {
+  stopping_ = true;
+  thread_.join();
+}
+
+Task<void> CacheWarmer::warm() {
+  asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Executor> pause(
+      co_await asio::this_coro::executor);
+  while (!stopping_) {
+    const auto read = co_await cache_.read_all("start");
+    if (read) {
+      done_ = true;
+      spdlog::info("models known versions={}", *read);
+      co_return;
+    }
+    spdlog::debug("the models cannot be read yet message={}", log_value(read.error().message));
+    pause.expires_after(kAgain);
+    boost::system::error_code ignored;
+    co_await pause.async_wait(asio::redirect_error(kUseTask, ignored));
+  }
+}
+
+}  // namespace slipway::gateway
