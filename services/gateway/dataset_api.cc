@@ -79,7 +79,7 @@ Task<Result<void>> upload_raw(RegistryUpload& upload, Call& call) {
 
 Task<Response> put_dataset(Services& services, Call& call) {
   if (auto named = check_name("data set", call.param("name")); !named) co_return refuse(named.error(), call);
-  RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id);
+  RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id, {}, call.memory);
   const std::string_view type = call.request.header("Content-Type");
   const bool form = equals_ignoring_case(type.substr(0, 10), "multipart/");
   if (auto sent = form ? co_await upload_form(upload, call) : co_await upload_raw(upload, call); !sent) {

@@ -41,6 +41,12 @@ class MemoryShare {
   MemoryShare(const MemoryShare&) = delete;
   MemoryShare& operator=(const MemoryShare&) = delete;
 
+  // Another one of the same budget, which holds nothing yet.
+  [[nodiscard]] MemoryShare another() const {
+    if (budget_ == nullptr) return {};
+    return MemoryShare(*budget_);
+  }
+
   // Takes `bytes` more. Errors: kTooLarge (this request alone would be over the limit), kOverloaded (all together
   // would).
   [[nodiscard]] Result<void> take(std::uint64_t bytes);

@@ -81,11 +81,12 @@ struct RegistryUpload::Window {
 };
 
 RegistryUpload::RegistryUpload(RegistryClient& registry, Executor executor, std::string request_id,
-                               UploadPatience patience)
+                               UploadPatience patience, const MemoryShare& memory)
     : registry_(registry),
       request_id_(std::move(request_id)),
       patience_(patience),
-      window_(std::make_shared<Window>(executor, patience.pause)) {
+      window_(std::make_shared<Window>(executor, patience.pause)),
+      memory_(memory.another()) {
   metrics().uploads.Increment();
 }
 
@@ -130,10 +131,26 @@ Task<Result<void>> RegistryUpload::write(std::string_view bytes) {
       part_.reserve(std::min(kPartBytes, std::max(2 * part_.capacity(), part_.size() + bytes.size())));
     }
     const std::string_view taken = bytes.substr(0, kPartBytes - part_.size());
+    if (auto room = co_await hold(taken.size()); !room) co_return room;
     part_ += taken;
     bytes.remove_prefix(taken.size());
   }
   co_return Result<void>();
+}
+
+// While there is no memory, this upload goes on with fewer parts at once.
+Task<Result<void>> RegistryUpload::hold(std::size_t bytes) {
+  while (true) {
+    std::uint64_t held = part_.size();
+    for (const auto& part : window_->parts) held += part->bytes.size();
+    memory_.keep(held);
+    auto taken = memory_.take(bytes);
+    if (taken || window_->parts.empty()) co_return taken;
+    if (id_.empty()) {
+      if (auto opened = co_await open(); !opened) co_return opened;
+    }
+    if (auto fewer = co_await settle(window_->parts.size()); !fewer) co_return fewer;
+  }
 }
 
 Task<Result<void>> RegistryUpload::end_file() { co_return co_await add_part(true); }

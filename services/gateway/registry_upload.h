@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "schema/limits.h"
+#include "services/gateway/memory_budget.h"
 #include "services/gateway/registry_client.h"
 
 namespace slipway::gateway {
@@ -29,7 +30,9 @@ class RegistryUpload {
   static constexpr std::size_t kWindow = 8;     // parts held until the registry has taken them
   static constexpr std::size_t kUnopened = 64;  // parts, of kPartBytes in all, held before it is opened
 
-  RegistryUpload(RegistryClient& registry, Executor executor, std::string request_id, UploadPatience patience = {});
+  // What it holds counts in the budget of `memory`, which must outlive it.
+  RegistryUpload(RegistryClient& registry, Executor executor, std::string request_id, UploadPatience patience = {},
+                 const MemoryShare& memory = {});
   ~RegistryUpload();
   RegistryUpload(const RegistryUpload&) = delete;
   RegistryUpload& operator=(const RegistryUpload&) = delete;
@@ -38,8 +41,9 @@ class RegistryUpload {
   void begin_file(std::string name, bool decompress);
 
   // A place at the registry is taken with the first kPartBytes or at files(), whichever comes first.
-  // Errors of these: kOverloaded (no place or no room in all the time of UploadPatience), kUnavailable (no answer), and
-  // what the registry says of an earlier part.
+  // Errors of these: kOverloaded (no place or no room in all the time of UploadPatience, or no memory here for a single
+  // part), kTooLarge (a part is more than all may hold here), kUnavailable (no answer), and what the registry says of
+  // an earlier part.
   Task<Result<void>> write(std::string_view bytes);
   Task<Result<void>> end_file();
 
@@ -80,6 +84,7 @@ class RegistryUpload {
   Task<void> sleep(std::chrono::milliseconds about);
   Task<Result<void>> open();
   Task<Result<void>> add_part(bool last);
+  Task<Result<void>> hold(std::size_t bytes);
   Task<Result<void>> settle(std::size_t below);
   void pump();
   void send(const std::shared_ptr<Part>& part);
@@ -95,6 +100,7 @@ class RegistryUpload {
   std::string part_;
   std::size_t unopened_bytes_ = 0;
   std::shared_ptr<Window> window_;
+  MemoryShare memory_;  // of part_ and the window's parts
 };
 
 }  // namespace slipway::gateway

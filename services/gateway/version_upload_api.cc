@@ -110,7 +110,7 @@ Task<Response> post_version(Services& services, Call& call) {
   if (auto named = check_name("model", call.param("model")); !named) co_return refuse(named.error(), call);
   auto key = idempotency_key_of(call.request);
   if (!key) co_return refuse(key.error(), call);
-  RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id);
+  RegistryUpload upload(services.registry, co_await asio::this_coro::executor, call.request.id, {}, call.memory);
   auto form = co_await read_form(upload, call);
   if (!form) {
     const bool slow = form.error().code == Code::kDeadlineExceeded;

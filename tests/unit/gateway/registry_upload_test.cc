@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_future.hpp>
@@ -173,6 +174,8 @@ struct RegistryUploadTest : testing::Test {
   asio::executor_work_guard<Executor> work{context.get_executor()};
   std::thread thread{[this] { context.run(); }};
   UploadPatience patience{.place = 30s, .part = 30s, .away = 30s, .pause = 1ms};
+  MemoryBudget budget{64 * kMiB};
+  MemoryShare memory{budget};
 
   ~RegistryUploadTest() override {
     work.reset();
@@ -188,7 +191,7 @@ struct RegistryUploadTest : testing::Test {
   }
   template <class T>
   Task<T> all(std::function<Task<T>(RegistryUpload&)> what) {
-    RegistryUpload upload(client, co_await asio::this_coro::executor, "r", patience);
+    RegistryUpload upload(client, co_await asio::this_coro::executor, "r", patience, memory);
     co_return co_await what(upload);
   }
   Result<std::vector<StoredFile>> upload(const Files& files, std::size_t piece_bytes = 256 << 10) {
@@ -225,6 +228,33 @@ TEST_F(RegistryUploadTest, ManySmallFilesKeepTheirOrderWhenPartsAreRefused) {
   ASSERT_TRUE(stored) << stored.error().message;
   EXPECT_EQ(registry.order(), names);
   EXPECT_EQ(registry.content("f149"), files[149].second);
+}
+
+TEST_F(RegistryUploadTest, GoesOnWithFewerPartsAtOnceWhereMemoryIsShort) {
+  budget.set_limit(2 * kMiB + kMiB / 2);
+  std::atomic<std::uint64_t> most = 0;
+  registry.refuse_parts([&](const msg::UploadPart&) -> std::optional<Error> {
+    most = std::max(most.load(), budget.held_bytes());
+    return std::nullopt;
+  });
+  const Files files = {{"a", noise(12 * kMiB + 5, 1)}, {"b", noise(3, 2)}, {"c", ""}, {"d", noise(3 * kMiB, 3)}};
+  const auto stored = upload(files);
+  ASSERT_TRUE(stored) << stored.error().message;
+  for (const auto& [name, content] : files) EXPECT_TRUE(registry.content(name) == content) << name;
+  EXPECT_GT(most, kMiB);
+  EXPECT_LE(most, 2 * kMiB + kMiB / 2);
+  EXPECT_EQ(budget.held_bytes(), 0U) << "all is given back";
+}
+
+TEST_F(RegistryUploadTest, IsRefusedWhereOthersHoldAllMemory) {
+  MemoryShare others(budget);
+  ASSERT_TRUE(others.take(64 * kMiB));
+  const auto refused = upload({{"a", "x"}});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kOverloaded);
+  budget.set_limit(1);
+  others.keep(0);
+  EXPECT_EQ(upload({{"a", "xyz"}}).error().code, Code::kTooLarge);
 }
 
 TEST_F(RegistryUploadTest, TakesAPlaceWithTheFirstMebibyteAndNotBefore) {
