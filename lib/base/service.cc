@@ -4,9 +4,12 @@
 #include <signal.h>
 
 #include <boost/json.hpp>
+#include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 
 #include "lib/base/log.h"
 #include "lib/base/machine.h"
@@ -70,6 +73,18 @@ Result<void> announce(const std::string& file, const std::map<std::string, int>&
   if (failed) return fail(Code::kInternal, std::format("cannot write {}: {}", file, failed.message()));
   return {};
 }
+
+StopLimit::StopLimit(std::chrono::milliseconds limit)
+    : thread_([limit](const std::stop_token& stopped) {
+        std::mutex mutex;
+        std::condition_variable_any wake;
+        std::unique_lock lock(mutex);
+        wake.wait_for(lock, stopped, limit, [] { return false; });
+        if (stopped.stop_requested()) return;
+        spdlog::error("stopped with work running stop_limit_s={}", std::chrono::duration<double>(limit).count());
+        flush_logging();
+        std::_Exit(1);
+      }) {}
 
 int exit_with(const Error& error) {
   spdlog::error("stopping code={} message={}", code_name(error.code), log_value(error.message));

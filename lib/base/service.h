@@ -2,9 +2,11 @@
 // listens.
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "lib/base/error.h"
 #include "lib/base/options.h"
@@ -39,5 +41,15 @@ int wait_for_stop_signal();
 
 // Logs the error, waits until the log has it, and returns exit code 1.
 int exit_with(const Error& error);
+
+// Ends the process with exit code 1 when it still lives after `limit`: for work that cannot be interrupted, and whose
+// thread can therefore not be joined. For the end of main.
+class StopLimit {
+ public:
+  explicit StopLimit(std::chrono::milliseconds limit);
+
+ private:
+  std::jthread thread_;
+};
 
 }  // namespace slipway

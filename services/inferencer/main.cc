@@ -3,15 +3,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
-#include <cstdlib>
 #include <filesystem>
-#include <limits>
-#include <mutex>
-#include <stop_token>
 #include <string>
 #include <string_view>
-#include <thread>
 
 #include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
@@ -164,16 +158,7 @@ int main(int argc, char** argv) {
   spdlog::info("stopping signal={}", signal);
   (*server)->drain(std::chrono::milliseconds(static_cast<std::int64_t>(drain_seconds * 1000)));
   // A model that runs on cannot be stopped, and its thread cannot be joined.
-  const std::jthread limit([](const std::stop_token& stopped) {
-    std::mutex mutex;
-    std::condition_variable_any wake;
-    std::unique_lock lock(mutex);
-    wake.wait_for(lock, stopped, kStopLimit, [] { return false; });
-    if (stopped.stop_requested()) return;
-    spdlog::error("stopped with work running stop_limit_s={}", kStopLimit.count());
-    flush_logging();
-    std::_Exit(1);
-  });
+  const StopLimit limit(kStopLimit);
   health->reset();
   (*server)->stop();
   spdlog::info("stopped");

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
   int bus_port = 7071;
   int events_port = 7072;
   double lease_seconds = 10;
+  double drain_seconds = 40;
   Options options("Keeps Slipway's models, versions, aliases, data sets and jobs.", "slipway-registry");
   settings.add_to(options);
   options.add("data-dir", data_dir, "Folder of the database and the chunks; one registry at a time");
@@ -35,6 +36,10 @@ int main(int argc, char** argv) {
   options.add("lease-seconds", lease_seconds, "Time without a report after which a trainer has lost its job");
   options.add("min-free-bytes", server_options.min_free_bytes, "Room on the disk that uploads leave free");
   options.add("max-upload-bytes", server_options.uploads.max_bytes, "Largest upload, decompressed");
+  options
+      .add("drain-seconds", drain_seconds,
+           "Time to finish what has begun at SIGTERM; then the process ends as it is, which loses nothing acknowledged")
+      ->check(CLI::NonNegativeNumber);
   if (const auto code = options.parse(argc, argv)) return *code;
   if (auto started = start_logging("registry", settings.log_format, settings.log_level); !started) {
     return exit_with(started.error());
@@ -87,8 +92,12 @@ int main(int argc, char** argv) {
 
   const int signal = wait_for_stop_signal();
   spdlog::info("stopping signal={}", signal);
+  // Such as the inspection of a large data set, which cannot be interrupted.
+  const StopLimit limit(std::chrono::milliseconds(std::llround(drain_seconds * 1000)));
   (*server)->stop();
   bus.stop(std::chrono::seconds(1));  // answers that are still on their way
+  health->reset();
+  server->reset();  // closes the database
   spdlog::info("stopped");
   return 0;
 }

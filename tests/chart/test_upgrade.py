@@ -165,6 +165,9 @@ def test_pods_may_take_as_long_to_end_as_draining_may_take():
     objects = render()
     assert {c: grace(objects, c) for c in ("gateway", "inferencer", "trainer", "registry")} == {
         "gateway": 10 + 60 + 15, "inferencer": 30 + 15, "trainer": 120 + 15, "registry": 60 + 15}
+    for component in ("gateway", "inferencer", "trainer", "registry"):
+        tail = {"gateway": 10}.get(component, 0) + 15  # the time to go on accepting, and to end once drained
+        assert f"drain-seconds = {grace(objects, component) - tail}" in config(objects, component)
     longer = render("gateway.shutdown.delaySeconds=5", "gateway.shutdown.drainSeconds=300")
     assert grace(longer, "gateway") == 5 + 300 + 15
     assert {"drain-grace-ms = 5000", "drain-seconds = 300"} <= set(config(longer, "gateway"))

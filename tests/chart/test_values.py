@@ -17,7 +17,7 @@ OWN = {"gateway": {"http-port", "bus-port", "registry", "registry-events", "drai
                    "ready-alone-after-seconds"},
        "inferencer": {"gateways", "registry", "registry-events", "cache-dir", "instances", "threads", "drain-seconds"},
        "trainer": {"gateways", "registry", "work-dir", "threads", "checkpoint-seconds", "drain-seconds"},
-       "registry": {"data-dir", "bus-port", "events-port"}}
+       "registry": {"data-dir", "bus-port", "events-port", "drain-seconds"}}
 COMMON = {"listen-address", "metrics-port", "announce", "release-id", "cluster-secret"}
 
 

@@ -33,6 +33,8 @@
 {{- with $values.threads }}{{ $_ := set $config "threads" . }}{{ end -}}
 {{- $_ := set $config "checkpoint-seconds" $values.checkpoint.everySeconds -}}
 {{- $_ := set $config "cache-bytes" (div (include "slipway.bytes" $values.scratch.sizeLimit | int64) 2) -}}
+{{- else if eq .component "registry" -}}
+{{- $_ := set $config "drain-seconds" $values.shutdown.drainSeconds -}}
 {{- end -}}
 {{- include "slipway.toml" (mergeOverwrite $config (deepCopy $values.config)) | trim -}}
 {{- end -}}

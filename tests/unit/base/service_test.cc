@@ -5,6 +5,7 @@
 #include <boost/json.hpp>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <sstream>
 
 #include "lib/base/random_id.h"
@@ -29,6 +30,18 @@ TEST(Announce, IsAnErrorWhereNothingCanBeWritten) {
 }
 
 TEST(Announce, DoesNothingWithoutAFile) { EXPECT_TRUE(announce("", {{"bus", 1}})); }
+
+TEST(StopLimitDeathTest, EndsAProcessThatDoesNotEnd) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        const StopLimit limit(std::chrono::milliseconds(1));
+        std::promise<void>().get_future().wait();
+      },
+      testing::ExitedWithCode(1), "");
+}
+
+TEST(StopLimit, LetsGoOfOneThatDoes) { const StopLimit limit(std::chrono::hours(24)); }
 
 }  // namespace
 }  // namespace slipway
