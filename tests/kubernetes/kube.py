@@ -194,5 +194,7 @@ class Load:
             self.release.kubectl("delete", "pod", self.name, "--grace-period=0", "--force", check=False)
 
     def assert_nothing_failed(self):
-        assert self.result["bad"] == 0, self.result["errors"]
+        seconds = self.result["seconds"]
+        when = [(s["at"] - seconds[0]["at"], s["bad"]) for s in seconds if s["bad"]]
+        assert self.result["bad"] == 0, f"{self.result['errors']} in (second, how many) {when} of {len(seconds)} s"
         assert self.result["good"] > 100, self.result

@@ -41,8 +41,8 @@ type outcome struct {
 	err   string
 }
 
-// load begins with the first good answer. It starts each request when it is due, whatever became of those before: a server that stalls gets all of them, as
-// from many clients. Nothing is asked twice.
+// load begins after many good answers in a row. It starts each request when it is due, whatever became of those before: a
+// server that stalls gets all of them, as from many clients. Nothing is asked twice.
 func load(arguments []string) {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
 	rate := flags.Float64("rate", 50, "requests a second")
@@ -67,9 +67,15 @@ func load(arguments []string) {
 		outcomes []outcome
 		open     sync.WaitGroup
 	)
-	// A network policy that does not know this pod yet refuses its first connections.
-	for wait := time.Now().Add(time.Minute); ask(&fresh, flags.Arg(0), *body) != "" && time.Now().Before(wait); {
-		time.Sleep(100 * time.Millisecond)
+	// Network policies that do not know this pod yet refuse its first connections, and each node learns of it by itself: one
+	// good answer speaks for one node only.
+	for wait, good := time.Now().Add(time.Minute), 0; good < 30 && time.Now().Before(wait); {
+		if ask(&fresh, flags.Arg(0), *body) == "" {
+			good++
+		} else {
+			good = 0
+			time.Sleep(100 * time.Millisecond)
+		}
 	}
 	log.Print("begun")
 	began := time.Now()
