@@ -78,7 +78,7 @@ def options(service):
     """The settings of a service, from its source."""
     found = set()
     for source in (f"services/{service}/main.cc", "lib/base/service.cc"):
-        found |= set(re.findall(r'\.add\("([a-z-]+)"', (REPO / source).read_text()))
+        found |= set(re.findall(r'\.add\(\s*"([a-z-]+)"', (REPO / source).read_text()))
     return found
 
 
