@@ -180,7 +180,7 @@ TEST_F(CatalogTest, KeepsWhoUnloadedAModelAndPublishesOn) {
 
   EXPECT_FALSE(catalog_->set_serving({.model = "m", .served = true, .actor = "ben"}, 7)->unloaded);
   EXPECT_EQ(catalog_->set_serving({.model = "x", .served = true, .actor = {}}, 7).error().code, Code::kNotFound);
-  EXPECT_EQ(catalog_->set_serving({.model = "m", .served = false, .actor = "a\nb"}, 7).error().code,
+  EXPECT_EQ(catalog_->set_serving({.model = "m", .served = false, .actor = "a\x1b"}, 7).error().code,
             Code::kInvalidArgument);
 }
 
