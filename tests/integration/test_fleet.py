@@ -277,6 +277,8 @@ def test_a_trainer_told_to_stop_hands_on_what_it_has_done(fleet):
 
 
 def test_names_that_cannot_be_looked_up_for_a_while_end_no_connection(fleet):
+    for gateway in gateways(fleet):
+        wait_for(lambda g=gateway: g.metric('slipway_gateway_workers{role="trainer"}') == 1, 20, "one trainer, others forgotten")
     with Load(gateways(fleet), ask) as load:
         for broken in ([], ["SERVFAIL"]):
             fleet.name(fleet.GATEWAYS, broken)
@@ -337,7 +339,7 @@ def test_an_address_taken_by_somebody_else_harms_nobody(fleet):
 
 def test_a_registry_that_is_gone_for_a_while_stops_neither_predictions_nor_a_job(fleet):
     one, two = gateways(fleet)
-    job = one.submit(long_job("patient", checkpoint_seconds=0.5))
+    job = one.submit(long_job("patient", checkpoint_seconds=0.5, epochs=400))
     wait_checkpoint(two, job)
     with Load((one, two), ask) as load:
         assert fleet["registry"].terminate() == 0
