@@ -157,7 +157,7 @@ class Load:
     """Predictions at a steady rate from a pod on node1, half of them over connections that stay. As a context; what came of
     it is in `result` afterwards."""
 
-    def __init__(self, release, rate=200, rows=1, seconds=600, timeout="10s", name="load"):
+    def __init__(self, release, rate=200, rows=1, seconds=600, timeout="10s", keep_alive=True, name="load"):
         self.release = release
         self.name = name
         body = json.dumps({"instances": [[3.0]] * rows})
@@ -170,7 +170,7 @@ class Load:
                 "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
                 "containers": [{
                     "name": "load", "image": "localhost/probe:1", "imagePullPolicy": "Never",
-                    "args": ["load", f"-rate={rate}", f"-timeout={timeout}", "-keep-alive", f"-body={body}", url, str(seconds)],
+                    "args": ["load", f"-rate={rate}", f"-timeout={timeout}", f"-keep-alive={str(keep_alive).lower()}", f"-body={body}", url, str(seconds)],
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}]}}
 
     def phase(self):
