@@ -1,8 +1,6 @@
 #include "services/gateway/model_serving.h"
 
-#include <algorithm>
-#include <set>
-
+#include "schema/desired.h"
 #include "services/gateway/own_api.h"
 
 namespace slipway::gateway {
@@ -35,12 +33,9 @@ std::optional<Error> failure_of(const std::string& model, const std::vector<Load
 }  // namespace
 
 std::vector<msg::VersionKey> desired_versions(const Model& model) {
-  if (model.unloaded) return {};
-  std::set<std::uint64_t> numbers;
-  if (model.latest > 0) numbers.insert(model.latest);
-  for (const Alias& alias : model.aliases) numbers.insert(alias.version);
   std::vector<msg::VersionKey> versions;
-  for (const std::uint64_t number : numbers) versions.push_back({.model = model.name, .version = number});
+  for (const std::uint64_t number : desired_numbers(model))
+    versions.push_back({.model = model.name, .version = number});
   return versions;
 }
 

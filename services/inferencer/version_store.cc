@@ -16,6 +16,7 @@
 #include "lib/torch_runtime/memory.h"
 #include "lib/wire/file_cache.h"
 #include "lib/wire/page.h"
+#include "schema/desired.h"
 #include "services/inferencer/caught.h"
 #include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
@@ -36,14 +37,6 @@ constexpr auto kRestAfter = std::chrono::seconds(5);
 // `deadline` also bounds how long stop() may have to wait.
 Caller::Options reading(std::chrono::seconds deadline = std::chrono::seconds(5)) {
   return {.deadline = deadline, .repeat_after = std::chrono::seconds(1), .request_id = {}};
-}
-
-std::set<std::uint64_t> desired_of(const Model& model) {
-  std::set<std::uint64_t> versions;
-  if (model.unloaded) return versions;
-  if (model.latest > 0) versions.insert(model.latest);
-  for (const Alias& alias : model.aliases) versions.insert(alias.version);
-  return versions;
 }
 
 }  // namespace
@@ -173,7 +166,7 @@ Result<void> VersionStore::State::list_models() {
     const std::lock_guard lock(mutex);
     for (const Model& model : page->items) {
       names.insert(model.name);
-      table.set_desired(model.name, desired_of(model), Clock::now());
+      table.set_desired(model.name, desired_numbers(model), Clock::now());
     }
     if (page->items.empty() || !may_have_next(page->items, kPage) || stopping) {
       table.keep_only(names, Clock::now());
@@ -190,7 +183,7 @@ Result<void> VersionStore::State::read_model(const std::string& name) {
   if (!models && !gone) return std::unexpected(std::move(models).error());
   const std::lock_guard lock(mutex);
   const bool empty = gone || models->items.empty();
-  table.set_desired(name, empty ? std::set<std::uint64_t>{} : desired_of(models->items[0]), Clock::now());
+  table.set_desired(name, empty ? std::set<std::uint64_t>{} : desired_numbers(models->items[0]), Clock::now());
   return {};
 }
 
