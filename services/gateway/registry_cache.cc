@@ -6,7 +6,6 @@
 #include <map>
 
 #include "lib/base/sha256.h"
-#include "lib/wire/page.h"
 #include "services/gateway/recent_map.h"
 
 namespace slipway::gateway {
@@ -340,18 +339,12 @@ Task<Result<NamesRef>> RegistryCache::model_names(std::string request_id) {
     if (names_ && Clock::now() - names_->fetched < fresh_) co_return names_->names;
   }
   std::vector<std::string> names;
-  constexpr std::uint32_t kPage = 500;
-  while (true) {
-    auto page = co_await registry_.ask<msg::Models>(
-        msg::ListModels{.after = names.empty() ? std::string() : names.back(), .limit = kPage}, request_id);
-    if (!page) {
-      const std::lock_guard lock(mutex_);
-      if (names_) co_return names_->names;
-      co_return std::unexpected(page.error());
-    }
-    const bool more = may_have_next(page->items, kPage);
-    for (auto& model : page->items) names.push_back(std::move(model.name));
-    if (!more || page->items.empty()) break;
+  const auto read = co_await registry_.each_model(std::move(request_id),
+                                                  [&](Model model) { names.push_back(std::move(model.name)); });
+  if (!read) {
+    const std::lock_guard lock(mutex_);
+    if (names_) co_return names_->names;
+    co_return std::unexpected(read.error());
   }
   auto kept = std::make_shared<const std::vector<std::string>>(std::move(names));
   const std::lock_guard lock(mutex_);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
 #include <type_traits>
 
@@ -32,6 +33,9 @@ class RegistryClient {
                       {.deadline = kLongDeadline, .repeat_after = kLongRepeat, .request_id = std::move(request_id)});
     co_return Caller::as<Answer>(std::move(message));
   }
+
+  // Gives every model to `take`, in the order of their names, page by page. Errors: as ask(); some were given then.
+  Task<Result<void>> each_model(std::string request_id, std::function<void(Model)> take);
 
   Task<Result<Message>> call(msg::Body question, std::vector<Frame> payload, Caller::Options options);
 

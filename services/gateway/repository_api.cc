@@ -2,7 +2,6 @@
 
 #include <format>
 
-#include "lib/wire/page.h"
 #include "services/gateway/json_reader.h"
 #include "services/gateway/model_serving.h"
 #include "services/gateway/problem.h"
@@ -31,28 +30,16 @@ std::unexpected<Error> unsupported(const std::string& name, std::string_view ins
   return fail(Code::kUnsupported, std::format("parameter '{}' is not supported: {}", name, instead));
 }
 
-Task<Result<std::vector<Model>>> all_models(Services& services, const std::string& request_id) {
-  constexpr std::uint32_t kPage = 500;
-  std::vector<Model> models;
-  while (true) {
-    auto page = co_await services.registry.ask<msg::Models>(
-        msg::ListModels{.after = models.empty() ? std::string() : models.back().name, .limit = kPage}, request_id);
-    if (!page) co_return std::unexpected(std::move(page).error());
-    const bool more = may_have_next(page->items, kPage);
-    const bool none = page->items.empty();
-    for (Model& model : page->items) models.push_back(std::move(model));
-    if (none || !more) co_return models;
-  }
-}
-
 Task<Response> answer_index(Services& services, Call& call) {
   const auto only_ready = read_index_request(call.body);
   if (!only_ready) co_return error_response(only_ready.error(), Dialect::kOpenInference, call.request);
-  auto models = co_await all_models(services, call.request.id);
-  if (!models) co_return error_response(models.error(), Dialect::kOpenInference, call.request);
+  std::vector<Model> models;
+  const auto read =
+      co_await services.registry.each_model(call.request.id, [&](Model model) { models.push_back(std::move(model)); });
+  if (!read) co_return error_response(read.error(), Dialect::kOpenInference, call.request);
   const auto fleet = co_await await_value<WorkerHub::Fleet>(
       [&](std::function<void(WorkerHub::Fleet)> done) { services.workers.look(std::move(done)); });
-  co_return json_response(200, write_index(*models, fleet, *only_ready));
+  co_return json_response(200, write_index(models, fleet, *only_ready));
 }
 
 Task<Response> answer_serving(Services& services, Call& call, bool served) {
