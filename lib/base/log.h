@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <cstdint>
 #include <string>
 
 #include "lib/base/error.h"
@@ -22,6 +23,10 @@ inline constexpr std::size_t kMaxLogLines = 256;
 
 // Waits until what was logged before is written, for at most `patience`; also done at exit. Not after fork.
 void flush_logging(std::chrono::milliseconds patience = std::chrono::milliseconds(1'000));
+
+// Whether the `count`th event of a kind that a stranger can cause at will gets a line: the first ten do, then each
+// power of two, so that he cannot fill the disk.
+[[nodiscard]] constexpr bool is_worth_a_line(std::uint64_t count) { return count <= 10 || (count & (count - 1)) == 0; }
 
 // A value for a `key=value` field: quoted when it has blanks, quotes or control characters.
 [[nodiscard]] std::string log_value(std::string_view text);

@@ -222,7 +222,7 @@ struct Bus::State {
       Socket& kept = sockets.emplace(id, std::move(entry)).first->second;
       kept.outbox.emplace(
           Outbox::Limits{.max_messages = limits.max_waiting_messages, .max_bytes = limits.max_waiting_bytes},
-          [this, &kept](Outgoing& message) { return try_send(kept, message); },
+          [&kept](Outgoing& message) { return try_send(kept, message); },
           [this, &kept](const std::string& peer) { not_delivered(kept, peer); });
       return id;
     } catch (const zmq::error_t& error) {
@@ -231,7 +231,7 @@ struct Bus::State {
     }
   }
 
-  Outbox::Sent try_send(Socket& socket, Outgoing& out) const {
+  static Outbox::Sent try_send(Socket& socket, Outgoing& out) {
     if (const auto protocol = socket.protocols.write_in(out.peer); protocol != out.protocol) {
       out.envelope = with_protocol(out.envelope, protocol);
       out.protocol = protocol;
@@ -340,28 +340,23 @@ struct Bus::State {
   }
 
   // True: it was in a protocol that is not read here, from one who speaks another one that is; he is told.
-  bool asked_for_another_protocol(SocketId id, Socket& socket, const Parts& parts) {
-    if (!socket.router || parts.frames.empty()) return false;
-    const auto head = head_of(parts.frames.front().bytes());
-    if (!head || contains(limits.protocols, head->protocol)) return false;
-    socket.protocols.heard(parts.peer, head->protocols);
-    if (!common_protocol(limits.protocols, head->protocols)) return false;
-    if (socket.outbox->waits_for(parts.peer)) return true;
-    auto out = prepare(parts.peer,
-                       {.envelope = {.correlation = head->correlation, .request_id = {}, .body = msg::OtherProtocol{}},
-                        .payload = {}});
+  bool asked_for_another_protocol(SocketId id, Socket& socket, const std::string& peer, const EnvelopeHead& head) {
+    if (!socket.router || contains(limits.protocols, head.protocol)) return false;
+    socket.protocols.heard(peer, head.protocols);
+    if (!common_protocol(limits.protocols, head.protocols)) return false;
+    if (socket.outbox->waits_for(peer)) return true;
+    auto out = prepare(
+        peer,
+        {.envelope = {.correlation = head.correlation, .request_id = {}, .body = msg::OtherProtocol{}}, .payload = {}});
     if (out) (void)deliver({.socket = id, .message = std::move(*out)});
     return true;
   }
 
   void refuse(SocketId id, Socket& socket, const Parts& parts, const Error& error) {
-    if (asked_for_another_protocol(id, socket, parts)) return;
-    const auto count = ++malformed;
-    // A stranger must not fill the disk with log lines: the first ten, then each power of two.
-    if (count <= 10 || (count & (count - 1)) == 0) {
-      spdlog::warn("malformed message count={} reason={}", count, log_value(error.message));
-    }
     const auto head = parts.frames.empty() ? std::nullopt : head_of(parts.frames.front().bytes());
+    if (head && asked_for_another_protocol(id, socket, parts.peer, *head)) return;
+    if (const auto count = ++malformed; is_worth_a_line(count))
+      spdlog::warn("malformed message count={} reason={}", count, log_value(error.message));
     const std::uint64_t correlation = head ? head->correlation : 0;
     Message refusal{.envelope = {.correlation = correlation, .request_id = {}, .body = to_message(error)},
                     .payload = {}};
@@ -381,9 +376,7 @@ struct Bus::State {
     socket.protocols.heard(peer, envelope.protocols);
     socket.heard = true;
     if (std::holds_alternative<msg::Nothing>(envelope.body)) {
-      // As with what is malformed.
-      const auto count = ++unknown;
-      if (count <= 10 || (count & (count - 1)) == 0)
+      if (const auto count = ++unknown; is_worth_a_line(count))
         spdlog::warn("message of an unknown kind count={} correlation={}", count, envelope.correlation);
     }
     if (!std::holds_alternative<msg::OtherProtocol>(envelope.body)) return false;

@@ -248,13 +248,10 @@ struct Server::State {
     guarded(call, [&] { take(call, std::move(incoming.message)); });
   }
 
-  // A stranger must not fill the disk with log lines: the first ten, then each power of two.
   void refuse_stranger(const Call& call) {
     metrics.count_wrong_secret();
-    const auto count = ++wrong_secrets;
-    if (count <= 10 || (count & (count - 1)) == 0) {
+    if (const auto count = ++wrong_secrets; is_worth_a_line(count))
       spdlog::warn("call without the cluster's secret count={} kind={}", count, call.kind);
-    }
     // Not the fault of whoever asked a service that was set up wrong.
     answer(call, fail(Code::kUnavailable, "this is not the cluster's secret (--cluster-secret)"));
   }
