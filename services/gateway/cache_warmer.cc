@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 
@@ -16,22 +15,19 @@ constexpr std::chrono::milliseconds kAgain{200};
 
 }  // namespace
 
-CacheWarmer::CacheWarmer(RegistryCache& cache) : cache_(cache) {
-  asio::co_spawn(context_, warm(), [](const std::exception_ptr& failure) {
-    if (failure) spdlog::error("the models were not read: this gateway will not be ready");
+void CacheWarmer::start() {
+  thread_ = std::jthread([this](const std::stop_token& stopped) {
+    asio::co_spawn(context_, warm(stopped), [](const std::exception_ptr& failure) {
+      if (failure) spdlog::error("the models were not read: this gateway will not be ready");
+    });
+    context_.run();
   });
-  thread_ = std::thread([this] { context_.run(); });
 }
 
-CacheWarmer::~CacheWarmer() {
-  stopping_ = true;
-  thread_.join();
-}
-
-Task<void> CacheWarmer::warm() {
+Task<void> CacheWarmer::warm(std::stop_token stopped) {
   asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Executor> pause(
       co_await asio::this_coro::executor);
-  while (!stopping_) {
+  while (!stopped.stop_requested()) {
     const auto read = co_await cache_.read_all("start");
     if (read) {
       done_ = true;

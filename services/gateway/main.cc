@@ -98,11 +98,10 @@ int main(int argc, char** argv) {
     const std::chrono::duration<double> after(settings.ready_alone_after_seconds);
     return after.count() >= 0 && std::chrono::steady_clock::now() - started >= after;
   };
-  std::atomic<const CacheWarmer*> warmer = nullptr;
+  CacheWarmer models(cache);
   const auto not_ready = [&]() -> std::string {
     if (draining) return "draining";
-    if (const CacheWarmer* models = warmer; models == nullptr || !models->done())
-      return "the registry's models are not known yet";
+    if (!models.done()) return "the registry's models are not known yet";
     if (workers.inferencers() > 0 || is_ready_alone()) return "";
     return "no inferencer takes predictions";
   };
@@ -138,8 +137,7 @@ int main(int argc, char** argv) {
   spdlog::info("gateway started address={} http_port={} bus_port={} metrics_port={}", service.listen_address,
                (*http)->port(), workers.port(), (*health)->port());
 
-  const CacheWarmer models(cache);
-  warmer = &models;
+  models.start();
   const int signal = wait_for_stop_signal();
   spdlog::info("stopping signal={}", signal);
   draining = true;
