@@ -297,7 +297,7 @@ Task<bool> HttpConnection::serve_one() {
 
   // A body nobody read would be taken for the next request.
   const bool unread = !parser_->is_done();
-  keep = keep && !unread && !body_broken_ && !response.close && !closing_ && !shared_.leaving && !shared_.draining;
+  keep = keep && !unread && !body_broken_ && !response.close && !closing_ && !shared_.leaving;
   call.body = std::string();
   part_.reset();
   // The answer alone is left, until the client has it.

@@ -223,6 +223,7 @@ void HttpServer::leave() { impl_->shared.leaving = true; }
 void HttpServer::set_max_buffered_bytes(std::uint64_t bytes) { impl_->shared.memory.set_limit(bytes); }
 
 bool HttpServer::drain(std::chrono::milliseconds deadline) {
+  leave();
   impl_->shared.draining = true;
   asio::post(impl_->lanes.front()->context, [impl = impl_.get()] {
     if (impl->acceptor->is_open()) impl->close_listener();
