@@ -46,7 +46,7 @@ struct TrainerServer::State {
   std::mutex mutex;
   std::condition_variable changed;
   std::optional<msg::RunJob> next;  // claimed, not begun
-  std::optional<Lease> running;     // from the claim until the attempt has ended
+  bool running = false;             // from the claim until the attempt has ended
   std::unique_ptr<Attempt> attempt;
   bool draining = false;
   bool ended = false;  // the training thread has
@@ -133,7 +133,7 @@ struct TrainerServer::State {
       const std::lock_guard lock(mutex);
       stopping = draining;
       if (!stopping) {
-        running = order.lease;
+        running = true;
         next = std::move(order);
       }
     }
@@ -176,7 +176,7 @@ struct TrainerServer::State {
       {
         const std::lock_guard lock(mutex);
         attempt.reset();
-        running.reset();
+        running = false;
       }
       guarded("memory", give_memory_back);
       guarded("announce", [this] {
