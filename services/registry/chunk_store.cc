@@ -12,6 +12,7 @@
 #include <format>
 
 #include "lib/base/sha256.h"
+#include "services/registry/durable_file.h"
 
 namespace slipway::registry {
 namespace {
@@ -19,51 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
-class File {
- public:
-  File(const fs::path& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0640)) {}
-  ~File() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  [[nodiscard]] bool is_open() const { return fd_ >= 0; }
-  [[nodiscard]] int fd() const { return fd_; }
-
- private:
-  const int fd_;
-};
-
-// No room: back off. Everything else: a fault of the disk or of ours.
-std::unexpected<Error> io_error(const std::string& what, int error) {
-  if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
-    return std::unexpected(
-        Error{.code = Code::kUnavailable,
-              .message = std::format("the registry's disk is full ({}: {})", what, std::strerror(error)),
-              .path = {},
-              .retry_after = 5s});
-  }
-  return fail(Code::kInternal, std::format("{}: {}", what, std::strerror(error)));
-}
-
-Result<void> write_synced(const fs::path& path, std::span<const std::byte> bytes) {
-  const File file(path, O_WRONLY | O_CREAT | O_EXCL);
-  if (!file.is_open()) return io_error("cannot create a chunk", errno);
-  while (!bytes.empty()) {
-    const auto written = ::write(file.fd(), bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return io_error("cannot write a chunk", errno);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
-  if (::fsync(file.fd()) != 0) return io_error("cannot sync a chunk", errno);
-  return {};
-}
-
-Result<void> sync_folder(const fs::path& folder) {
-  const File file(folder, O_RDONLY | O_DIRECTORY);
-  if (!file.is_open() || ::fsync(file.fd()) != 0) return io_error("cannot sync the chunk folder", errno);
-  return {};
-}
+constexpr const char* kFolder = "the chunk folder";
 
 Result<std::vector<std::byte>> read_whole(const fs::path& path) {
   const File file(path, O_RDONLY);
@@ -112,7 +69,7 @@ Result<void> make_folder(const fs::path& folder) {
   if (error) return fail(Code::kUnavailable, std::format("{}: {}", folder.string(), error.message()));
   // An earlier start may have been cut short, so the entry of a folder that is there is synced too, where that is ours
   // to do.
-  if (auto synced = sync_folder(parent.empty() ? "." : parent); !synced && made) return synced;
+  if (auto synced = sync_folder(parent.empty() ? "." : parent, kFolder); !synced && made) return synced;
   return {};
 }
 
@@ -126,7 +83,7 @@ Result<std::unique_ptr<ChunkStore>> ChunkStore::open(const fs::path& folder, std
   if (!error) fs::create_directory(folder / "tmp", error);
   for (int i = 0; i < 256 && !error; ++i) fs::create_directory(folder / std::format("{:02x}", i), error);
   if (error) return fail(Code::kUnavailable, std::format("{}: {}", folder.string(), error.message()));
-  if (auto synced = sync_folder(folder); !synced) return std::unexpected(synced.error());
+  if (auto synced = sync_folder(folder, kFolder); !synced) return std::unexpected(synced.error());
 
   std::unique_ptr<ChunkStore> store(new ChunkStore(folder, min_free_bytes));
   for (auto entry = fs::recursive_directory_iterator(folder, error); !error && entry != fs::end(entry);
@@ -151,7 +108,7 @@ Result<bool> ChunkStore::keep_existing(const Digest& digest, const fs::path& pat
   const std::lock_guard lock(names_);
   if (::utimensat(AT_FDCWD, path.c_str(), nullptr, 0) != 0) return false;  // swept meanwhile
   // Its name may not have reached the disk when the process that gave it was killed.
-  if (auto synced = sync_folder(path.parent_path()); !synced) return std::unexpected(synced.error());
+  if (auto synced = sync_folder(path.parent_path(), kFolder); !synced) return std::unexpected(synced.error());
   return true;
 }
 
@@ -175,7 +132,7 @@ Result<void> ChunkStore::put(const Digest& digest, std::span<const std::byte> by
   }
 
   const fs::path temporary = folder_ / "tmp" / std::to_string(++next_temporary_);
-  auto written = write_synced(temporary, bytes);
+  auto written = write_synced(temporary, bytes, "a chunk");
   if (!written) {
     ::unlink(temporary.c_str());
     return written;
@@ -189,7 +146,7 @@ Result<void> ChunkStore::put(const Digest& digest, std::span<const std::byte> by
     return io_error("cannot name a chunk", error);
   }
   stored_bytes_ += bytes.size() - (replaces ? static_cast<std::uint64_t>(before.st_size) : 0);
-  return sync_folder(path.parent_path());
+  return sync_folder(path.parent_path(), kFolder);
 }
 
 Result<std::vector<std::byte>> ChunkStore::get(const Digest& digest) const {

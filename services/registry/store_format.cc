@@ -1,17 +1,16 @@
 #include "services/registry/store_format.h"
 
-#include <fcntl.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <charconv>
-#include <cstring>
+#include <cstdio>
 #include <format>
 #include <fstream>
 
 #include "lib/base/log.h"
 #include "lib/base/release.h"
+#include "services/registry/durable_file.h"
 
 namespace slipway::registry {
 namespace {
@@ -43,24 +42,11 @@ Result<void> write(const fs::path& data_dir, const StoreFormat& format) {
 
   const fs::path path = file_in(data_dir);
   const fs::path part = path.string() + ".part";
-  const auto failed = [&](int error) {
-    const Code code = error == ENOSPC || error == EDQUOT ? Code::kUnavailable : Code::kInternal;
-    return fail(code, std::format("cannot write {}: {}", path.string(), std::strerror(error)));
-  };
-  const int file = ::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-  if (file < 0) return failed(errno);
-  const bool written =
-      ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && ::fsync(file) == 0;
-  const int error = errno;
-  ::close(file);
-  if (!written) return failed(error);
-  if (::rename(part.c_str(), path.c_str()) != 0) return failed(errno);
-  const int folder = ::open(data_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const bool synced = folder >= 0 && ::fsync(folder) == 0;
-  const int unsynced = errno;
-  if (folder >= 0) ::close(folder);
-  if (!synced) return failed(unsynced);
-  return {};
+  std::error_code ignored;
+  fs::remove(part, ignored);  // of a process that died here
+  if (auto written = write_synced(part, std::as_bytes(std::span(text)), path.string()); !written) return written;
+  if (::rename(part.c_str(), path.c_str()) != 0) return io_error("cannot write " + path.string(), errno);
+  return sync_folder(data_dir, data_dir.string());
 }
 
 }  // namespace
