@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import requests
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from cluster import wait_for  # noqa: E402
+from cluster import TERMINAL, wait_for  # noqa: E402
 
 CHART = ROOT / "charts" / "slipway"
 VALUES = pathlib.Path(__file__).with_name("values.yaml")
@@ -127,13 +126,10 @@ class Release:
     def wait_job(self, job, seconds=180):
         def ended():
             found = self.api(f"/jobs/{job}")
-            return found if found["state"] in ("SUCCEEDED", "FAILED", "CANCELLED") else None
+            return found if found["state"] in TERMINAL else None
         found = wait_for(ended, seconds, f"the end of {job}")
         assert found["state"] == "SUCCEEDED", found
         return found
-
-    def loads(self, **options):
-        return Load(self, **options)
 
 
 def long_job(model, epochs=15_000):
@@ -147,6 +143,13 @@ def long_job(model, epochs=15_000):
     document["publish"]["model"] = model
     document["checkpoint_seconds"] = 1
     return document
+
+
+def probe(*arguments):
+    """A container of the probe (deploy/cluster/probe), as the Pod Security standard `restricted` wants it."""
+    return {"name": "probe", "image": "localhost/probe:1", "imagePullPolicy": "Never", "args": list(arguments),
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True,
+                                "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}}
 
 
 def with_sets(*sets):
@@ -167,11 +170,8 @@ class Load:
             "spec": {
                 "nodeName": "node1", "restartPolicy": "Never", "terminationGracePeriodSeconds": 30,
                 "tolerations": [{"operator": "Exists"}],
-                "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-                "containers": [{
-                    "name": "load", "image": "localhost/probe:1", "imagePullPolicy": "Never",
-                    "args": ["load", f"-rate={rate}", f"-timeout={timeout}", f"-keep-alive={str(keep_alive).lower()}", f"-body={body}", url, str(seconds)],
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}]}}
+                "containers": [probe("load", f"-rate={rate}", f"-timeout={timeout}", f"-keep-alive={str(keep_alive).lower()}",
+                                     f"-body={body}", url, str(seconds))]}}
 
     def phase(self):
         return self.release.get("pod", self.name)["status"]["phase"]
@@ -180,7 +180,6 @@ class Load:
         self.release.kubectl("apply", "-f", "-", text=json.dumps(self.pod))
         wait_for(lambda: "begun" in self.release.kubectl("logs", self.name, check=False).stdout, 90, "the load's begin")
         time.sleep(2)  # of load before whatever is to be seen
-        self.began = time.time()
         return self
 
     def __exit__(self, kind, *_):

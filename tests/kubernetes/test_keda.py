@@ -3,10 +3,8 @@
 import pytest
 
 from cluster import wait_for
-from kube import Release
-from test_scaling import EPOCHS, MODEL, WAIT, Jobs, job, pressure, upgrade
-
-QUICK = {"scaleDown": {"stabilizationWindowSeconds": 5, "policies": [{"type": "Percent", "value": 100, "periodSeconds": 5}]}}
+from kube import Load, Release
+from test_scaling import EPOCHS, MODEL, QUICK, WAIT, Jobs, job, pressure, upgrade
 
 
 def by_keda(minimum, maximum, **more):
@@ -44,7 +42,7 @@ def test_inferencers_follow_outstanding_predictions(release):
     Jobs(release, [job(MODEL, units=2048, epochs=1, batch_size=64)]).wait_succeeded()
     with pressure(release) as failures:
         wait_for(lambda: len(release.ready_pods("inferencer")) == 3, 180, "three inferencers")
-    with release.loads(rate=50) as load:
+    with Load(release, rate=50) as load:
         wait_for(lambda: len(release.ready_pods("inferencer")) == 1 == len(release.pods("inferencer")), 180, "one inferencer")
     assert not failures
     load.assert_nothing_failed()

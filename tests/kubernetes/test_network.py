@@ -5,10 +5,8 @@ import json
 import pytest
 
 from cluster import wait_for
-from kube import kubectl
+from kube import kubectl, probe
 
-RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True, "runAsUser": 10001,
-              "seccompProfile": {"type": "RuntimeDefault"}}
 MESSAGES = [("gateway-zmq", 7070), ("registry", 7071), ("registry", 7072)]
 
 
@@ -22,8 +20,7 @@ class Client:
         kubectl("-n", namespace, "delete", "pod", "client", "--ignore-not-found", "--grace-period=0", "--force")
         kubectl("-n", namespace, "apply", "-f", "-", text=json.dumps({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"},
-            "spec": {"containers": [{"name": "client", "image": "localhost/probe:1", "imagePullPolicy": "Never",
-                                     "securityContext": RESTRICTED}]}}))
+            "spec": {"containers": [probe()]}}))
         kubectl("-n", namespace, "wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
 
     def run(self, *words):

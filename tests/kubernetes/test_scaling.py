@@ -9,13 +9,15 @@ import time
 import pytest
 import requests
 
-from cluster import wait_for
-from kube import CHART, Release
+from cluster import TERMINAL, wait_for
+from kube import CHART, Load, Release
 
 MODEL = "scaling"
 SMALL = "helm-test"  # the data set that `helm test` leaves: 64 rows of a line
 WAIT = ("--wait", "--timeout", "180s")
 EPOCHS = 400  # of a job that takes some 10 s
+# Autoscalers wait minutes before they take pods away.
+QUICK = {"scaleDown": {"stabilizationWindowSeconds": 5, "policies": [{"type": "Percent", "value": 100, "periodSeconds": 5}]}}
 
 
 def network(units):
@@ -88,14 +90,13 @@ def pressure(release, clients=12, most_seconds=300):
 
 def follow(release, values=None, **signal):
     """Inferencers go 1 -> 3 -> 1 with a load that rises and falls."""
-    quick = {"scaleDown": {"stabilizationWindowSeconds": 5, "policies": [{"type": "Percent", "value": 100, "periodSeconds": 5}]}}
-    scaling = {"enabled": True, "maxReplicas": 3, "behavior": quick, **signal}
+    scaling = {"enabled": True, "maxReplicas": 3, "behavior": QUICK, **signal}
     upgrade(release, {"inferencer": {"autoscaling": scaling}, **(values or {})}, *WAIT)
     try:
         with pressure(release) as failures:
             wait_for(lambda: len(release.ready_pods("inferencer")) == 3, 180, "three inferencers")
             assert not failures
-        with release.loads(rate=50) as load:  # some go on asking while pods leave
+        with Load(release, rate=50) as load:  # some go on asking while pods leave
             wait_for(lambda: len(release.pods("inferencer")) == 1, 180, "one inferencer")
             release.wait_settled("inferencer")
         assert not failures
@@ -139,8 +140,7 @@ class Jobs:
         return [one for one in self.all() if one["state"] == "RUNNING"]
 
     def wait_succeeded(self, seconds=240):
-        done = ("SUCCEEDED", "FAILED", "CANCELLED")
-        wait_for(lambda: all(one["state"] in done for one in self.all()), seconds, "the end of all jobs")
+        wait_for(lambda: all(one["state"] in TERMINAL for one in self.all()), seconds, "the end of all jobs")
         assert {one["state"] for one in self.all()} == {"SUCCEEDED"}, self.all()
         for one in self.all():  # each has a model of its own
             assert one["version"] == 1 and self.get(f"/models/{one['model']}").json()["latest"] == 1, one
