@@ -92,6 +92,15 @@ struct Envelope {
 
     setServing @67 :SetServing;         # gateway -> registry; answered models [the model]
     loadVersion @68 :LoadVersion;       # gateway -> inferencer; answered ok once it is loaded and warm
+
+    # gateway -> registry, and the answers
+    createBackup @69 :CreateBackup;     # answered backups [the one that has begun]
+    listBackups @70 :ListBackups;
+    backups @71 :Backups;
+    deleteBackup @72 :DeleteBackup;     # answered ok
+    listBackupFiles @73 :ListBackupFiles;
+    backupFiles @74 :BackupFiles;
+    readBackup @75 :ReadBackup;         # answered ok with one payload frame of at most 4 MiB
   }
 }
 
@@ -353,10 +362,62 @@ struct Unreadable {
   total @1 :UInt64;             # known so far
 }
 
-enum Subject { job @0; model @1; dataset @2; quarantine @3; }
+enum BackupState { running @0; succeeded @1; failed @2; }
+
+struct Backup {
+  id @0 :Text;                  # the time it began, as in 20260131T120000Z
+  state @1 :BackupState;
+  startedMs @2 :Int64;          # since 1970, as endedMs
+  endedMs @3 :Int64;            # 0: not yet
+  revision @4 :UInt64;          # everything up to it is in there
+  chunks @5 :UInt64;            # that it names
+  sizeBytes @6 :UInt64;         # of these chunks and of the database
+  copiedBytes @7 :UInt64;       # of them, those that no earlier backup had
+  damagedChunks @8 :UInt64;     # that the registry could not read itself, and which are missing here
+  reason @9 :Text;              # of a failure
+  actor @10 :Text;
+  release @11 :Text;            # of the software that made it
+}
+
+struct CreateBackup {
+  keep @0 :UInt32;              # once it is made, older ones than so many are deleted; 0: none is
+  actor @1 :Text;
+}
+
+struct ListBackups { id @0 :Text; }  # empty: all of them
+
+struct Backups { items @0 :List(Backup); }  # the oldest first
+
+struct DeleteBackup {
+  id @0 :Text;
+  actor @1 :Text;
+}
+
+struct BackupFile {
+  name @0 :Text;                # with its folders, from the backup folder on
+  sizeBytes @1 :UInt64;
+}
+
+struct ListBackupFiles {
+  id @0 :Text;
+  after @1 :UInt64;             # how many of its files to pass over
+  limit @2 :UInt32;             # 0: 100
+}
+
+struct BackupFiles { items @0 :List(BackupFile); }  # what says that the backup is whole comes last
+
+struct ReadBackup {
+  id @0 :Text;
+  file @1 :Text;
+  offsetBytes @2 :UInt64;
+}
+
+enum Subject { job @0; model @1; dataset @2; quarantine @3; nothing @4; }
 
 struct Changed {
-  revision @0 :UInt64;          # one per commit; a gap means: read again
+  # One per commit; a gap means: read again. About every second the last one comes once more, with `nothing`. A restore
+  # passes over kRestoredRevisions (limits.h) or more: numbers may have been given anew.
+  revision @0 :UInt64;
   subject @1 :Subject;
   key @2 :Text;                 # job id, model name, dataset name, digest of a file as hex
   lastEvent @3 :UInt64;         # jobs: id of the newest event

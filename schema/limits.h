@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace slipway {
 
@@ -23,5 +24,8 @@ inline constexpr std::size_t kChunkBytes = 4 << 20;       // of a stored file, i
 
 inline constexpr std::size_t kMaxNameBytes = 128;  // of a model, an alias, a data set
 inline constexpr std::size_t kMaxRequestIdBytes = 128;
+
+// A registry that was restored from a backup goes on at least so many revisions further on, so that everybody can tell.
+inline constexpr std::uint64_t kRestoredRevisions = 100'000;
 
 }  // namespace slipway

@@ -269,7 +269,54 @@ struct Unreadable {
   std::uint64_t total = 0;
 };
 
-enum class Subject : std::uint16_t { kJob, kModel, kDataset, kQuarantine };
+enum class BackupState : std::uint16_t { kRunning, kSucceeded, kFailed };
+struct Backup {
+  std::string id{};
+  BackupState state = BackupState::kRunning;
+  std::int64_t started_ms = 0;
+  std::int64_t ended_ms = 0;
+  std::uint64_t revision = 0;
+  std::uint64_t chunks = 0;
+  std::uint64_t size_bytes = 0;
+  std::uint64_t copied_bytes = 0;
+  std::uint64_t damaged_chunks = 0;
+  std::string reason{};
+  std::string actor{};
+  std::string release{};
+};
+struct CreateBackup {
+  std::uint32_t keep = 0;
+  std::string actor;
+};
+struct ListBackups {
+  std::string id;
+};
+struct Backups {
+  std::vector<Backup> items;
+};
+struct DeleteBackup {
+  std::string id;
+  std::string actor;
+};
+struct BackupFile {
+  std::string name;
+  std::uint64_t size_bytes = 0;
+};
+struct ListBackupFiles {
+  std::string id;
+  std::uint64_t after = 0;
+  std::uint32_t limit = 0;
+};
+struct BackupFiles {
+  std::vector<BackupFile> items;
+};
+struct ReadBackup {
+  std::string id;
+  std::string file;
+  std::uint64_t offset_bytes = 0;
+};
+
+enum class Subject : std::uint16_t { kJob, kModel, kDataset, kQuarantine, kNothing };
 struct Changed {
   std::uint64_t revision = 0;
   Subject subject = Subject::kJob;
@@ -286,7 +333,8 @@ using Body = std::variant<Nothing, Error, Ok, Hello, Welcome, Rehello, Heartbeat
                           JobOrders, CommitCheckpoint, GetCheckpoint, Checkpoints, Publish, EndAttempt, CommitVersion,
                           GetVersion, ListVersions, Versions, GetModel, ListModels, Models, MoveAlias, ListAliasMoves,
                           AliasMoves, Changed, QuarantineFile, LiftQuarantine, ListQuarantines, Quarantines,
-                          ListUnreadable, Unreadable, OfferJob, OtherProtocol, SetServing, LoadVersion>;
+                          ListUnreadable, Unreadable, OfferJob, OtherProtocol, SetServing, LoadVersion, CreateBackup,
+                          ListBackups, Backups, DeleteBackup, ListBackupFiles, BackupFiles, ReadBackup>;
 
 // Protocols of the wire that a process reads and writes, both ends included.
 struct ProtocolRange {

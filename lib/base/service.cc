@@ -50,6 +50,11 @@ void block_stop_signals() {
   signal(SIGPIPE, SIG_IGN);
 }
 
+void allow_stop_signals() {
+  const sigset_t set = stop_signals();
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
 int wait_for_stop_signal() {
   malloc_trim(0);  // what only the start needed goes back to the machine
   const sigset_t set = stop_signals();

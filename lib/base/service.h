@@ -33,6 +33,9 @@ void prepare_process();
 // Blocks SIGTERM and SIGINT in the calling thread and those it starts later, and ignores SIGPIPE. Call first in main.
 void block_stop_signals();
 
+// The opposite of block_stop_signals(): they end the process. For work that leaves everything in order at any moment.
+void allow_stop_signals();
+
 // Waits until SIGTERM or SIGINT comes; returns its number.
 int wait_for_stop_signal();
 

@@ -293,7 +293,7 @@ std::optional<VersionTable::TimePoint> VersionTable::next_wake() const {
 }
 
 bool RevisionWatch::missed(std::uint64_t revision) {
-  const bool next = last_ && revision == *last_ + 1;
+  const bool next = last_ && (revision == *last_ || revision == *last_ + 1);
   last_ = revision;
   return !next;
 }

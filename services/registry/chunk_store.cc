@@ -44,6 +44,11 @@ Result<std::vector<std::byte>> read_whole(const fs::path& path) {
   return bytes;
 }
 
+fs::path path_in(const fs::path& folder, const Digest& digest) {
+  const std::string hex = to_hex(digest);
+  return folder / hex.substr(0, 2) / hex.substr(2);
+}
+
 }  // namespace
 
 std::size_t DigestHash::operator()(const Digest& digest) const noexcept {
@@ -95,10 +100,7 @@ Result<std::unique_ptr<ChunkStore>> ChunkStore::open(const fs::path& folder, std
   return store;
 }
 
-fs::path ChunkStore::path_of(const Digest& digest) const {
-  const std::string hex = to_hex(digest);
-  return folder_ / hex.substr(0, 2) / hex.substr(2);
-}
+fs::path ChunkStore::path_of(const Digest& digest) const { return path_in(folder_, digest); }
 
 // Whether the chunk is there, whole; then it counts as put just now.
 Result<bool> ChunkStore::keep_existing(const Digest& digest, const fs::path& path) {
@@ -149,9 +151,11 @@ Result<void> ChunkStore::put(const Digest& digest, std::span<const std::byte> by
   return sync_folder(path.parent_path(), kFolder);
 }
 
-Result<std::vector<std::byte>> ChunkStore::get(const Digest& digest) const {
+Result<std::vector<std::byte>> ChunkStore::get(const Digest& digest) const { return get(folder_, digest); }
+
+Result<std::vector<std::byte>> ChunkStore::get(const fs::path& folder, const Digest& digest) {
   if (digest.empty()) return fail(Code::kNotFound, "there is no chunk without a digest");
-  auto bytes = read_whole(path_of(digest));
+  auto bytes = read_whole(path_in(folder, digest));
   if (!bytes) {
     auto error = std::move(bytes).error();
     error.message += ": " + to_hex(digest);
@@ -183,20 +187,43 @@ bool ChunkStore::remove(const Digest& digest, fs::file_time_type older_than) {
   return remove_file(path, older_than) || !fs::exists(path, gone);
 }
 
-std::uint64_t ChunkStore::sweep(const DigestSet& referenced, fs::file_time_type older_than) {
-  std::uint64_t deleted = 0;
+std::optional<std::uint64_t> ChunkStore::size_of(const Digest& digest) const {
+  std::error_code error;
+  const auto size = fs::file_size(path_of(digest), error);
+  return error ? std::nullopt : std::optional<std::uint64_t>(size);
+}
+
+// All folders are tried; the error is that of the last one that cannot be read.
+template <class Visit>
+Result<void> ChunkStore::each_file(const Visit& visit) const {
+  Result<void> read;
   for (int i = 0; i < 256; ++i) {
     const std::string prefix = std::format("{:02x}", i);
     std::error_code error;
     for (auto entry = fs::directory_iterator(folder_ / prefix, error); !error && entry != fs::end(entry);
          entry.increment(error)) {
-      const auto digest = digest_from_hex(prefix + entry->path().filename().string());
-      if (!digest || referenced.contains(*digest)) continue;
-
-      if (remove_file(entry->path(), older_than)) ++deleted;
+      if (const auto digest = digest_from_hex(prefix + entry->path().filename().string()))
+        visit(*digest, entry->path());
     }
-    if (error) spdlog::warn("chunk sweep cannot read a folder prefix={} error=\"{}\"", prefix, error.message());
+    if (error) read = fail(Code::kInternal, std::format("{}/{}: {}", folder_.string(), prefix, error.message()));
   }
+  return read;
+}
+
+Result<std::vector<Digest>> ChunkStore::digests() const {
+  std::vector<Digest> all;
+  const auto read = each_file([&](const Digest& digest, const fs::path&) { all.push_back(digest); });
+  if (!read) return std::unexpected(read.error());
+  std::ranges::sort(all, {}, &Digest::bytes);
+  return all;
+}
+
+std::uint64_t ChunkStore::sweep(const DigestSet& referenced, fs::file_time_type older_than) {
+  std::uint64_t deleted = 0;
+  const auto read = each_file([&](const Digest& digest, const fs::path& path) {
+    if (!referenced.contains(digest) && remove_file(path, older_than)) ++deleted;
+  });
+  if (!read) spdlog::warn("chunk sweep not complete message=\"{}\"", read.error().message);
   return deleted;
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <unordered_set>
 #include <vector>
@@ -45,6 +46,15 @@ class ChunkStore {
   // kInternal (I/O).
   [[nodiscard]] Result<std::vector<std::byte>> get(const Digest& digest) const;
 
+  // The same, from a folder that may be another's and is not written.
+  [[nodiscard]] static Result<std::vector<std::byte>> get(const std::filesystem::path& folder, const Digest& digest);
+
+  // Of a chunk, as the disk has it; nullopt: it is not there. Does not look at its bytes.
+  [[nodiscard]] std::optional<std::uint64_t> size_of(const Digest& digest) const;
+
+  // Of all that are there, in order. Errors: kInternal (a folder cannot be read).
+  [[nodiscard]] Result<std::vector<Digest>> digests() const;
+
   // Deletes the chunks that are not in `referenced` and were last put before `older_than`; returns how many.
   std::uint64_t sweep(const DigestSet& referenced, std::filesystem::file_time_type older_than);
 
@@ -55,6 +65,8 @@ class ChunkStore {
 
  private:
   ChunkStore(std::filesystem::path folder, std::uint64_t min_free_bytes);
+  template <class Visit>
+  [[nodiscard]] Result<void> each_file(const Visit& visit) const;
   [[nodiscard]] std::filesystem::path path_of(const Digest& digest) const;
   [[nodiscard]] bool remove_file(const std::filesystem::path& path, std::filesystem::file_time_type older_than);
   [[nodiscard]] Result<bool> keep_existing(const Digest& digest, const std::filesystem::path& path);

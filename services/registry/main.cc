@@ -11,7 +11,25 @@
 #include "lib/obs/health_server.h"
 #include "schema/limits.h"
 #include "services/registry/registry_metrics.h"
+#include "services/registry/restore.h"
 #include "services/registry/server.h"
+
+namespace {
+
+// slipway-registry restore: exits once it is done.
+int run_restore(const std::string& data_dir, const slipway::registry::RestoreOptions& options) {
+  using namespace slipway;
+  allow_stop_signals();
+  const auto restored = registry::restore(data_dir, options);
+  if (!restored) return exit_with(restored.error());
+  if (restored->was_there)
+    spdlog::info("backup was restored before, nothing to do id={} data={}", restored->id, log_value(data_dir));
+  else
+    spdlog::info("backup restored id={} chunks={} data={}", restored->id, restored->chunks, log_value(data_dir));
+  return 0;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace slipway;
@@ -24,6 +42,7 @@ int main(int argc, char** argv) {
   ServiceSettings settings;
   registry::ServerOptions server_options;
   std::string data_dir = "/var/lib/slipway";
+  std::string backup_dir;
   int bus_port = 7071;
   int events_port = 7072;
   double lease_seconds = 10;
@@ -31,6 +50,7 @@ int main(int argc, char** argv) {
   Options options("Keeps Slipway's models, versions, aliases, data sets and jobs.", "slipway-registry");
   settings.add_to(options);
   options.add("data-dir", data_dir, "Folder of the database and the chunks; one registry at a time");
+  options.add("backup-dir", backup_dir, "Folder where backups are kept; empty: none are made");
   options.add("bus-port", bus_port, "Port of the calls; 0: any free one");
   options.add("events-port", events_port, "Port of the events; 0: any free one");
   options.add("lease-seconds", lease_seconds, "Time without a report after which a trainer has lost its job");
@@ -40,10 +60,21 @@ int main(int argc, char** argv) {
       .add("drain-seconds", drain_seconds,
            "Time to finish what has begun at SIGTERM; then the process ends as it is, which loses nothing acknowledged")
       ->check(CLI::NonNegativeNumber);
+  registry::RestoreOptions restore_options;
+  options.app().fallthrough();  // --data-dir may follow the subcommand, too
+  auto* restore_command = options.app().add_subcommand(
+      "restore", "Puts a backup into --data-dir, which no registry may have open, and exits");
+  restore_command->add_option("--from", restore_options.from, "The folder of the backups")->required();
+  auto* which = restore_command->add_option("--backup", restore_options.id, "Which one; without it the latest");
+  restore_command
+      ->add_flag("--replace", restore_options.replace,
+                 "Also when --data-dir holds data, which is deleted; with --backup")
+      ->needs(which);  // "the latest" would be another one each night
   if (const auto code = options.parse(argc, argv)) return *code;
   if (auto started = start_logging("registry", settings.log_format, settings.log_level); !started) {
     return exit_with(started.error());
   }
+  if (restore_command->parsed()) return run_restore(data_dir, restore_options);
   if (!std::isfinite(lease_seconds) || lease_seconds < 0.1 || lease_seconds > 3600) {
     return exit_with({.code = Code::kInvalidArgument,
                       .message = std::format("lease-seconds {}: wanted 0.1 to 3600", lease_seconds),
@@ -64,6 +95,7 @@ int main(int argc, char** argv) {
   server_options.max_answer_bytes = std::min<std::size_t>(server_options.max_answer_bytes, memory / 4);
 
   server_options.data_dir = data_dir;
+  server_options.backup_dir = backup_dir;
   server_options.cluster_secret = settings.cluster_secret;
   server_options.calls_address = std::format("{}:{}", settings.listen_address, bus_port);
   server_options.events_address = std::format("{}:{}", settings.listen_address, events_port);

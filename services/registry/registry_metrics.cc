@@ -26,7 +26,9 @@ constexpr std::array kKinds{"nothing",        "error",          "ok",
                             "quarantineFile", "liftQuarantine", "listQuarantines",
                             "quarantines",    "listUnreadable", "unreadable",
                             "offerJob",       "otherProtocol",  "setServing",
-                            "loadVersion"};
+                            "loadVersion",    "createBackup",   "listBackups",
+                            "backups",        "deleteBackup",   "listBackupFiles",
+                            "backupFiles",    "readBackup"};
 static_assert(kKinds.size() == std::variant_size_v<msg::Body>);
 
 constexpr std::array kStates{"queued", "starting", "running", "retrying", "succeeded", "failed", "cancelled"};
@@ -60,14 +62,26 @@ RegistryMetrics::RegistryMetrics()
       outstanding_jobs_(gauge("slipway_registry_outstanding_jobs", "Jobs that wait for a trainer or have one")),
       unreadable_(gauge("slipway_registry_unreadable_records", "Records that this release cannot read, found so far")),
       handler_failures_(counter("slipway_registry_handler_failures_total", "Calls and chores that ended in a fault")),
-      wrong_secrets_(
-          counter("slipway_registry_wrong_secrets_total", "Calls refused for want of the cluster's secret")) {
+      wrong_secrets_(counter("slipway_registry_wrong_secrets_total", "Calls refused for want of the cluster's secret")),
+      failed_backups_(counter("slipway_registry_backup_failures_total", "Backups that were begun and not made")),
+      last_backup_seconds_(gauge("slipway_registry_last_backup_timestamp_seconds",
+                                 "When the last backup that was made began, since 1970; 0: there is none")),
+      last_backup_bytes_(gauge("slipway_registry_last_backup_bytes", "What the last backup that was made consists of")),
+      damaged_chunks_(gauge("slipway_registry_last_backup_damaged_chunks",
+                            "Chunks that the last backup lacks, since the registry could not read them")) {
   auto& family = prometheus::BuildGauge().Name("slipway_registry_jobs").Help("Jobs by state").Register(obs::metrics());
   for (std::size_t i = 0; i < kStates.size(); ++i) jobs_[i] = &family.Add({{"state", kStates[i]}});
 }
 
 void RegistryMetrics::count_request(const char* kind, const char* code) {
   requests_.Add({{"kind", kind}, {"code", code}}).Increment();
+}
+
+void RegistryMetrics::note_backup(const msg::Backup& backup) {
+  if (backup.state != msg::BackupState::kSucceeded) return failed_backups_.Increment();
+  last_backup_seconds_.Set(static_cast<double>(backup.started_ms) / 1000);
+  last_backup_bytes_.Set(static_cast<double>(backup.size_bytes));
+  damaged_chunks_.Set(static_cast<double>(backup.damaged_chunks));
 }
 
 void RegistryMetrics::set_jobs(const std::array<std::int64_t, 7>& by_state) {

@@ -27,6 +27,8 @@ class RegistryMetrics {
   void set_unreadable(std::size_t count) { unreadable_.Set(static_cast<double>(count)); }
   void count_handler_failure() { handler_failures_.Increment(); }
   void count_wrong_secret() { wrong_secrets_.Increment(); }
+  // One that has ended.
+  void note_backup(const msg::Backup& backup);
   void set_jobs(const std::array<std::int64_t, 7>& by_state);
   [[nodiscard]] std::int64_t queued_jobs() const { return static_cast<std::int64_t>(queued_jobs_.Value()); }
   [[nodiscard]] std::int64_t outstanding_jobs() const { return static_cast<std::int64_t>(outstanding_jobs_.Value()); }
@@ -42,6 +44,10 @@ class RegistryMetrics {
   prometheus::Gauge& unreadable_;
   prometheus::Counter& handler_failures_;
   prometheus::Counter& wrong_secrets_;
+  prometheus::Counter& failed_backups_;
+  prometheus::Gauge& last_backup_seconds_;
+  prometheus::Gauge& last_backup_bytes_;
+  prometheus::Gauge& damaged_chunks_;
   std::array<prometheus::Gauge*, 7> jobs_{};
 };
 

@@ -4,6 +4,7 @@
 #include <rocksdb/db.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/table.h>
+#include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_buffer_manager.h>
 #include <spdlog/spdlog.h>
 
@@ -312,6 +313,25 @@ Result<void> RocksStore::commit(Batch batch) {
   for (auto& change : batch.changes_) change.revision = revision;
   if (state_->on_commit) state_->on_commit(batch.changes_, std::chrono::steady_clock::now() - started);
   return {};
+}
+
+Result<void> RocksStore::write_checkpoint(const std::filesystem::path& folder) const {
+  rocksdb::Checkpoint* made = nullptr;
+  auto status = rocksdb::Checkpoint::Create(state_->db.get(), &made);
+  const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+  // What is only in memory goes into files first, so that little of the log is copied.
+  if (status.ok()) status = checkpoint->CreateCheckpoint(folder.string(), 0);
+  if (!status.ok()) return std::unexpected(to_error(status));
+  return {};
+}
+
+Result<void> RocksStore::advance_revision(std::uint64_t revision) {
+  const std::uint64_t before = state_->revision.exchange(revision);
+  Batch nothing;
+  nothing.stay_quiet();
+  auto written = commit(std::move(nothing));
+  if (!written) state_->revision = before;
+  return written;
 }
 
 std::uint64_t RocksStore::revision() const { return state_->revision; }

@@ -144,6 +144,14 @@ class RocksStore {
   // room), kTooLarge (a record), kInternal (I/O).
   [[nodiscard]] Result<void> commit(Batch batch);
 
+  // Writes the files of a database with all that has been committed into a new folder whose parent is there. Any
+  // thread. Errors: as commit.
+  [[nodiscard]] Result<void> write_checkpoint(const std::filesystem::path& folder) const;
+
+  // Passes over revisions up to `revision`, which is above the last one, so that whoever follows them sees a gap. The
+  // writer. Errors: as commit.
+  [[nodiscard]] Result<void> advance_revision(std::uint64_t revision);
+
   // Of the last commit that took one.
   [[nodiscard]] std::uint64_t revision() const;
 

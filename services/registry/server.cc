@@ -8,6 +8,7 @@
 #include <format>
 #include <map>
 #include <mutex>
+#include <shared_mutex>
 #include <thread>
 
 #include "lib/base/log.h"
@@ -15,6 +16,7 @@
 #include "lib/base/sha256.h"
 #include "schema/limits.h"
 #include "services/registry/answer_budget.h"
+#include "services/registry/backup_maker.h"
 #include "services/registry/call_queue.h"
 #include "services/registry/catalog.h"
 #include "services/registry/chunk_index.h"
@@ -23,6 +25,7 @@
 #include "services/registry/part_gate.h"
 #include "services/registry/quarantine_book.h"
 #include "services/registry/registry_metrics.h"
+#include "services/registry/restore.h"
 #include "services/registry/store_format.h"
 #include "services/registry/strand_pool.h"
 
@@ -40,6 +43,7 @@ constexpr auto kHousekeepingEvery = 10s;
 constexpr auto kPurgeEvery = 1h;
 constexpr auto kPurgeMoreEvery = 2s;          // while there is more than one commit takes
 constexpr std::size_t kMaxRetired = 100'000;  // chunks; those that are too many wait for the sweep
+constexpr std::size_t kBackupFiles = 1'000;   // on a page, at most
 constexpr std::size_t kPartCharge = 4096;     // what a queued part costs besides its bytes
 constexpr auto kStandstill = 1s;              // a pause of the writer after which leases are extended by it
 
@@ -110,10 +114,11 @@ struct Server::State {
   SocketId calls_socket{};
   SocketId events_socket{};
 
-  // getChunk of peers to whom enough is on its way already, by peer.
+  // getChunk and readBackup of peers to whom enough is on its way already, by peer.
+  using ReadChunk = std::function<Result<std::vector<std::byte>>()>;
   struct WaitingChunk {
     Call call;
-    Digest digest;
+    ReadChunk read;
   };
   const std::shared_ptr<AnswerBudget> chunk_budget;
   std::mutex chunks_mutex;
@@ -125,6 +130,9 @@ struct Server::State {
   Catalog catalog;
   QuarantineBook quarantines;
   JobBook jobs;
+
+  // Held shared by whoever deletes chunks, alone by a backup.
+  std::shared_mutex deleting;
 
   std::mutex retired_mutex;
   std::vector<Digest> retired;  // chunks of checkpoints that have given way
@@ -147,6 +155,7 @@ struct Server::State {
   std::atomic<std::size_t> queued_reads{0};
   std::unique_ptr<StrandPool> pool;
   std::unique_ptr<StrandPool> readers;
+  std::unique_ptr<BackupMaker> backups;  // null: none are made
   std::thread writer;
 
   static Now now() {
@@ -265,40 +274,71 @@ struct Server::State {
       return answer(call, fail(Code::kInvalidArgument, std::format("{} carries no payload, {} frames came", call.kind,
                                                                    message.payload.size())));
     }
-    std::visit(Overloaded{[&](msg::OpenUpload&) { open_upload(call); },
-                          [&](msg::AbortUpload& q) {
-                            // At once, and so also when its deadline is near: what it frees others wait for.
-                            uploads.drop(q.upload);
-                            answer(call, msg::Ok{});
-                          },
-                          [&](msg::GetUpload& q) {
-                            with_files(call, q.upload, [this, call](auto files) {
-                              if (!files) return answer(call, std::unexpected(std::move(files).error()));
-                              answer(call, msg::UploadedFiles{.files = std::move(*files)});
-                            });
-                          },
-                          [&](msg::GetChunk& q) { get_chunk(call, q.digest); },
-                          [&](msg::CommitDataset& q) { commit_dataset(call, std::move(q)); },
-                          [&](msg::CommitCheckpoint& q) { commit_files(call, std::move(q)); },
-                          [&](msg::Publish& q) { commit_files(call, std::move(q)); },
-                          [&](msg::CommitVersion& q) {
-                            if (auto named = check_name("model", q.model); !named) {
-                              return answer(call, std::unexpected(std::move(named).error()));
-                            }
-                            commit_files(call, std::move(q));
-                          },
-                          [&]<class Question>(Question& q) {
-                            if constexpr (requires { look_up(call, q); }) {
-                              on_reader(call, [this, call, q = std::move(q)] { look_up(call, q); });
-                            } else if constexpr (requires { handle(call, q); }) {
-                              on_writer(call, [this, call, q = std::move(q)] { handle(call, q); });
-                            } else {
-                              answer(call, fail(Code::kUnsupported,
-                                                std::format("the registry does not answer messages of the kind {}",
-                                                            call.kind)));
-                            }
-                          }},
-               envelope.body);
+    std::visit(
+        Overloaded{
+            [&](msg::OpenUpload&) { open_upload(call); },
+            [&](msg::AbortUpload& q) {
+              // At once, and so also when its deadline is near: what it frees others wait for.
+              uploads.drop(q.upload);
+              answer(call, msg::Ok{});
+            },
+            [&](msg::GetUpload& q) {
+              with_files(call, q.upload, [this, call](auto files) {
+                if (!files) return answer(call, std::unexpected(std::move(files).error()));
+                answer(call, msg::UploadedFiles{.files = std::move(*files)});
+              });
+            },
+            [&](msg::GetChunk& q) {
+              if (q.digest.empty()) return answer(call, fail(Code::kInvalidArgument, "getChunk without a digest"));
+              get_chunk(call, [this, digest = q.digest] { return chunks->get(digest); });
+            },
+            [&](msg::CreateBackup& q) {
+              if (auto plain = check_text("actor", q.actor, kMaxActorBytes); !plain)
+                return answer(call, std::unexpected(std::move(plain).error()));
+              with_backups(call, [this, call, q = std::move(q)] {
+                answer_list<msg::Backups>(call, backups->begin(q.keep, q.actor, now().unix_ms));
+              });
+            },
+            [&](msg::ListBackups& q) {
+              with_backups(call,
+                           [this, call, q = std::move(q)] { answer_list<msg::Backups>(call, backups->list(q.id)); });
+            },
+            [&](msg::DeleteBackup& q) {
+              if (auto plain = check_text("actor", q.actor, kMaxActorBytes); !plain)
+                return answer(call, std::unexpected(std::move(plain).error()));
+              with_backups(call, [this, call, q = std::move(q)] { delete_backup(call, q); });
+            },
+            [&](msg::ListBackupFiles& q) {
+              with_backups(call, [this, call, q = std::move(q)] {
+                const std::size_t limit = q.limit == 0 ? 100 : std::min<std::size_t>(q.limit, kBackupFiles);
+                answer_list<msg::BackupFiles>(call, backups->folder().files(q.id, q.after, limit));
+              });
+            },
+            [&](msg::ReadBackup& q) {
+              if (!backups) return answer(call, std::unexpected(no_backups()));
+              get_chunk(call,
+                        [this, q = std::move(q)] { return backups->folder().read(q.id, q.file, q.offset_bytes); });
+            },
+            [&](msg::CommitDataset& q) { commit_dataset(call, std::move(q)); },
+            [&](msg::CommitCheckpoint& q) { commit_files(call, std::move(q)); },
+            [&](msg::Publish& q) { commit_files(call, std::move(q)); },
+            [&](msg::CommitVersion& q) {
+              if (auto named = check_name("model", q.model); !named) {
+                return answer(call, std::unexpected(std::move(named).error()));
+              }
+              commit_files(call, std::move(q));
+            },
+            [&]<class Question>(Question& q) {
+              if constexpr (requires { look_up(call, q); }) {
+                on_reader(call, [this, call, q = std::move(q)] { look_up(call, q); });
+              } else if constexpr (requires { handle(call, q); }) {
+                on_writer(call, [this, call, q = std::move(q)] { handle(call, q); });
+              } else {
+                answer(call, fail(Code::kUnsupported,
+                                  std::format("the registry does not answer messages of the kind {}", call.kind)));
+              }
+            }},
+        envelope.body);
   }
 
   void on_part(const Call& call, const msg::UploadPart& part, std::vector<Frame> payload) {
@@ -347,8 +387,7 @@ struct Server::State {
 
   // --- chunks: what is on its way to the askers is bounded, in all and for each; the rest waits here ---
 
-  void get_chunk(const Call& call, const Digest& digest) {
-    if (digest.empty()) return answer(call, fail(Code::kInvalidArgument, "getChunk without a digest"));
+  void get_chunk(const Call& call, ReadChunk read) {
     {
       const std::lock_guard lock(chunks_mutex);
       auto& own = waiting_chunks[call.peer];
@@ -361,19 +400,19 @@ struct Server::State {
       auto share = own.empty() ? chunk_budget->take(call.peer, kChunkBytes, Clock::now()) : nullptr;
       const bool full = !share && waiting_chunks_count >= options.max_queued_calls;
       if (!share && !full) {
-        own.push_back({.call = call, .digest = digest});
+        own.push_back({.call = call, .read = std::move(read)});
         ++waiting_chunks_count;
         return;
       }
       if (own.empty()) waiting_chunks.erase(call.peer);
-      if (share) return read_chunk(call, digest, std::move(share));
+      if (share) return read_chunk(call, std::move(read), std::move(share));
     }
     answer(call, std::unexpected(overloaded("too many calls wait for chunks")));
   }
 
-  void read_chunk(const Call& call, const Digest& digest, std::shared_ptr<AnswerBudget::Share> share) {
-    (void)in_pool(call, {}, [this, call, digest, share = std::move(share)] {
-      auto bytes = chunks->get(digest);
+  void read_chunk(const Call& call, ReadChunk read, std::shared_ptr<AnswerBudget::Share> share) {
+    (void)in_pool(call, {}, [this, call, read = std::move(read), share = std::move(share)] {
+      auto bytes = read();
       if (!bytes) return answer(call, std::unexpected(std::move(bytes).error()));
       std::vector<Frame> payload;
       payload.push_back(AnswerBudget::frame(std::move(*bytes), share));
@@ -408,7 +447,7 @@ struct Server::State {
         }
         passed_over = 0;
         last_served = own->first;
-        read_chunk(own->second.front().call, own->second.front().digest, std::move(share));
+        read_chunk(own->second.front().call, std::move(own->second.front().read), std::move(share));
         own->second.pop_front();
         --waiting_chunks_count;
         if (own->second.empty()) waiting_chunks.erase(own);
@@ -506,6 +545,28 @@ struct Server::State {
         commit(call, question, files);
       });
     });
+  }
+
+  // --- backups ---
+
+  static Error no_backups() {
+    return {.code = Code::kUnsupported,
+            .message = "this registry keeps no backups: it was started without --backup-dir",
+            .path = {}};
+  }
+
+  void with_backups(const Call& call, StrandPool::Work work) {
+    if (!backups) return answer(call, std::unexpected(no_backups()));
+    (void)in_pool(call, {}, std::move(work));
+  }
+
+  void delete_backup(const Call& call, const msg::DeleteBackup& question) {
+    auto removed = backups->remove(question.id);
+    if (removed) {
+      spdlog::info("backup deleted id={} actor={} request={}", question.id, log_value(question.actor),
+                   log_value(call.request_id));
+    }
+    answer_as(call, std::move(removed));
   }
 
   // --- the writer ---
@@ -666,6 +727,8 @@ struct Server::State {
       metrics.set_unreadable(store->unreadable().total());
     }
     if (is_due(next.knock, time, kKnockEvery)) {
+      // Whoever missed the last event, or has just come back, sees by this that there was one.
+      publish({msg::Changed{.revision = store->revision(), .subject = msg::Subject::kNothing, .key = {}}});
       // What comes of it is told to on_unreachable.
       for (const std::string& owner : uploads.owners()) {
         (void)bus.knock(calls_socket, owner);
@@ -697,6 +760,8 @@ struct Server::State {
   // In the pool: reads every record that names chunks.
   void sweep() {
     const Turn turn(sweeping);
+    const std::shared_lock may_delete(deleting, std::try_to_lock);
+    if (!may_delete) return;  // a backup is being made: next time
     const auto older_than = std::filesystem::file_time_type::clock::now() - options.sweep_grace;
     DigestSet referenced;
     uploads.add_chunks(referenced);  // before the records: a commit in between moves chunks from here to there
@@ -731,7 +796,8 @@ struct Server::State {
   // is seen here, and what it named later was put after `older_than`.
   void retire() {
     const Turn turn(retiring);
-    if (!index.ready()) return;
+    const std::shared_lock may_delete(deleting, std::try_to_lock);
+    if (!index.ready() || !may_delete) return;
     const auto older_than = std::filesystem::file_time_type::clock::now() - options.retire_grace;
     std::vector<Digest> candidates;
     {
@@ -773,6 +839,7 @@ Result<std::unique_ptr<Server>> Server::start(Bus& bus, ServerOptions options) {
   // Before anything is opened: opening writes.
   const auto format = check_format(options.data_dir);
   if (!format) return std::unexpected(format.error());
+  if (auto whole = clear_up_restore(options.data_dir); !whole) return std::unexpected(std::move(whole).error());
   auto store = RocksStore::open(options.data_dir / "db", {.min_free_bytes = options.min_free_bytes});
   if (!store) return std::unexpected(std::move(store).error());
   auto chunks = ChunkStore::open(options.data_dir / "chunks", options.min_free_bytes);
@@ -796,6 +863,23 @@ Result<std::unique_ptr<Server>> Server::start(Bus& bus, ServerOptions options) {
       std::make_unique<StrandPool>(kPoolThreads, [state](const auto& fault) { state->failed("pool", fault); });
   state->readers =
       std::make_unique<StrandPool>(kReaders, [state](const auto& fault) { state->failed("reader", fault); });
+
+  if (const auto& folder = state->options.backup_dir; !folder.empty()) {
+    state->backups = std::make_unique<BackupMaker>(
+        BackupMaker::Options{
+            .folder = folder, .data_dir = state->options.data_dir, .min_free_bytes = state->options.min_free_bytes},
+        *state->store, *state->chunks, state->deleting,
+        [state](const msg::Backup& ended) { state->metrics.note_backup(ended); });
+    // What there is already is of interest; a folder that cannot be read is told to who asks for backups.
+    if (const auto there = state->backups->list({}); there) {
+      for (const msg::Backup& backup : *there) {
+        if (backup.state == msg::BackupState::kSucceeded) state->metrics.note_backup(backup);
+      }
+    } else {
+      spdlog::error("backups cannot be read folder={} message={}", log_value(folder.string()),
+                    log_value(there.error().message));
+    }
+  }
 
   auto calls = bus.bind_router(
       state->options.calls_address,
@@ -828,6 +912,7 @@ void Server::stop() {
   // The pool first: what it finishes may still go to the writer.
   state_->pool->stop();
   state_->readers->stop();
+  if (state_->backups) state_->backups->stop();
   state_->start_waiting_chunks();  // which answers them all
   state_->queue.close();
   state_->writer.join();

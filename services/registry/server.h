@@ -13,7 +13,8 @@ namespace slipway::registry {
 
 struct ServerOptions {
   std::filesystem::path data_dir;
-  std::string calls_address;  // "host:port"; port 0: any free one
+  std::filesystem::path backup_dir;  // where backups are kept; empty: none are made
+  std::string calls_address;         // "host:port"; port 0: any free one
   std::string events_address;
   std::string cluster_secret;  // that every call must show; empty: none is asked for
   std::uint64_t min_free_bytes = 256ULL << 20;
@@ -34,8 +35,9 @@ struct ServerOptions {
 };
 
 // Threads: the bus thread takes calls and queues them; one writer owns catalog and jobs; two readers answer questions
-// about records; a small pool hashes, unpacks, reads and writes chunks, in order within an upload. Whatever throws on
-// one of them is answered with kInternal and counted. Life: must not outlive the bus.
+// about records; a small pool hashes, unpacks, reads and writes chunks, in order within an upload; a backup has a
+// thread of its own. Whatever throws on one of them is answered with kInternal and counted. Life: must not outlive the
+// bus.
 class Server {
  public:
   // Errors: kInvalidArgument (an address), kUnavailable (a port or the data folder is taken), kDataLoss (damaged).

@@ -2,9 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
-#include <cerrno>
 #include <charconv>
-#include <cstdio>
 #include <format>
 #include <fstream>
 
@@ -41,12 +39,7 @@ Result<void> write(const fs::path& data_dir, const StoreFormat& format) {
   if (format.migrating_from) text += std::format("migrating-from = {}\n", *format.migrating_from);
 
   const fs::path path = file_in(data_dir);
-  const fs::path part = path.string() + ".part";
-  std::error_code ignored;
-  fs::remove(part, ignored);  // of a process that died here
-  if (auto written = write_synced(part, std::as_bytes(std::span(text)), path.string()); !written) return written;
-  if (::rename(part.c_str(), path.c_str()) != 0) return io_error("cannot write " + path.string(), errno);
-  return sync_folder(data_dir, data_dir.string());
+  return replace_synced(path, std::as_bytes(std::span(text)), path.string());
 }
 
 }  // namespace

@@ -306,6 +306,7 @@ TEST(RevisionWatch, AGapAndAStepBackAreMissedMessages) {
   RevisionWatch watch;
   EXPECT_TRUE(watch.missed(7));
   EXPECT_FALSE(watch.missed(8));
+  EXPECT_FALSE(watch.missed(8));  // the same commit, or nothing new
   EXPECT_TRUE(watch.missed(10));
   EXPECT_FALSE(watch.missed(11));
   EXPECT_TRUE(watch.missed(3));

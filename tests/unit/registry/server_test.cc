@@ -307,10 +307,12 @@ TEST_F(ServerTest, NamesWhatIsWrong) {
 TEST_F(ServerTest, TellsSubscribersOfEveryCommit) {
   std::promise<msg::Changed> told;
   std::atomic<bool> first{true};
+  Bus bus;
   const auto subscribed =
-      bus_->connect_subscriber("127.0.0.1:" + std::to_string(server_->events_port()), [&](Incoming in) {
+      bus.connect_subscriber("127.0.0.1:" + std::to_string(server_->events_port()), [&](Incoming in) {
         const auto* change = std::get_if<msg::Changed>(&in.message.envelope.body);
-        if (change != nullptr && first.exchange(false)) told.set_value(*change);
+        if (change == nullptr || change->subject == msg::Subject::kNothing) return;
+        if (first.exchange(false)) told.set_value(*change);
       });
   ASSERT_TRUE(subscribed);
   auto future = told.get_future();
@@ -324,6 +326,20 @@ TEST_F(ServerTest, TellsSubscribersOfEveryCommit) {
   EXPECT_EQ(change.subject, msg::Subject::kDataset);
   EXPECT_EQ(change.key, "d");
   EXPECT_GE(change.revision, 1U);
+}
+
+TEST_F(ServerTest, SaysItsRevisionToWhoMissedTheLastEvent) {
+  ASSERT_TRUE(ask<msg::DatasetStored>(msg::CommitDataset{.upload = upload("t.csv", "a\n1\n"), .name = "d"}));
+  std::promise<msg::Changed> told;
+  std::atomic<bool> first{true};
+  Bus bus;  // ends before what its thread writes
+  ASSERT_TRUE(bus.connect_subscriber("127.0.0.1:" + std::to_string(server_->events_port()), [&](Incoming in) {
+    const auto* change = std::get_if<msg::Changed>(&in.message.envelope.body);
+    if (change != nullptr && first.exchange(false)) told.set_value(*change);
+  }));
+  const auto change = told.get_future().get();
+  EXPECT_EQ(change.subject, msg::Subject::kNothing);
+  EXPECT_EQ(change.revision, 1U);
 }
 
 TEST_F(ServerTest, RefusesUploadsWhileTheDiskIsFullAndAnswersReads) {
@@ -759,6 +775,46 @@ TEST_F(ServerTest, SaysThatItStops) {
   server_->stop();
   EXPECT_NE(server_->not_ready(), "");
   EXPECT_EQ(ask<msg::Models>(msg::ListModels{}).error().code, Code::kUnavailable);
+}
+
+TEST_F(ServerTest, MakesBackupsWhenItHasAFolderForThem) {
+  const auto none = ask<msg::Backups>(msg::CreateBackup{});
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, Code::kUnsupported);
+  EXPECT_THAT(none.error().message, HasSubstr("--backup-dir"));
+  EXPECT_EQ(ask<msg::Ok>(msg::ReadBackup{.id = "1", .file = "x"}).error().code, Code::kUnsupported);
+
+  stop();
+  const Folder backups;
+  options_.backup_dir = backups.path() / "not" / "there" / "yet";
+  start();
+  ASSERT_TRUE(ask<msg::DatasetStored>(msg::CommitDataset{.upload = upload("t.csv", "a,b\n1,2\n3,4\n"), .name = "d"}));
+  const auto begun = ask<msg::Backups>(msg::CreateBackup{.keep = 3, .actor = "ann"});
+  ASSERT_TRUE(begun) << begun.error().message;
+  const std::string id = begun->items.at(0).id;
+  msg::Backup made;
+  do {
+    const auto now = ask<msg::Backups>(msg::ListBackups{.id = id});
+    ASSERT_TRUE(now) << now.error().message;
+    made = now->items.at(0);
+  } while (made.state == msg::BackupState::kRunning);
+  EXPECT_EQ(made.state, msg::BackupState::kSucceeded) << made.reason;
+  EXPECT_EQ(made.actor, "ann");
+  EXPECT_GT(metric("slipway_registry_last_backup_timestamp_seconds"), 0);
+
+  const auto files = ask<msg::BackupFiles>(msg::ListBackupFiles{.id = id, .after = 0, .limit = 0});
+  ASSERT_TRUE(files) << files.error().message;
+  ASSERT_GT(files->items.size(), 3U);
+  for (const auto& file : files->items) {
+    const auto answer =
+        caller_->call_and_wait(msg::ReadBackup{.id = id, .file = file.name}, {}, {.deadline = 20s, .request_id = {}});
+    ASSERT_TRUE(answer) << answer.error().message;
+    ASSERT_EQ(answer->payload.size(), 1U);
+    EXPECT_EQ(answer->payload[0].size(), file.size_bytes) << file.name;
+  }
+  ASSERT_TRUE(ask<msg::Ok>(msg::DeleteBackup{.id = id, .actor = {}}));
+  EXPECT_EQ(ask<msg::Backups>(msg::ListBackups{.id = id}).error().code, Code::kNotFound);
+  EXPECT_EQ(ask<msg::BackupFiles>(msg::ListBackupFiles{.id = id}).error().code, Code::kNotFound);
 }
 
 }  // namespace
