@@ -6,6 +6,7 @@
 #include <map>
 
 #include "lib/base/sha256.h"
+#include "schema/limits.h"
 #include "services/gateway/recent_map.h"
 
 namespace slipway::gateway {
@@ -376,21 +377,21 @@ Task<Result<std::size_t>> RegistryCache::read_all(std::string request_id) {
 
 void RegistryCache::on_changed(const msg::Changed& changed) {
   bool gap = false;
-  bool back = false;
+  bool other = false;
   {
     const std::lock_guard lock(mutex_);
     gap = revision_ != 0 && changed.revision > revision_ + 1;
-    // A revision below the last one is another registry's history, e.g. one restored from a backup.
-    back = changed.revision < revision_;
+    // Of a registry that has another history, such as one restored from a backup: numbers may have been given anew.
+    other = changed.revision < revision_ || (revision_ != 0 && changed.revision - revision_ >= kRestoredRevisions);
     revision_ = changed.revision;
-    if (gap || back || changed.subject == msg::Subject::kModel) names_.reset();
+    if (gap || other || changed.subject == msg::Subject::kModel) names_.reset();
   }
-  if (back) {
+  if (other) {
     memory_->versions->clear();
     const std::lock_guard lock(memory_->mutex);
     memory_->served.clear();
   }
-  if (gap || back) {
+  if (gap || other) {
     memory_->heads->invalidate_all();
     memory_->versions->invalidate_all();  // a quarantine may be among what was missed
     memory_->first_names->invalidate(kNoKey);

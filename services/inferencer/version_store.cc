@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "lib/base/log.h"
 #include "lib/base/sha256.h"
@@ -66,6 +67,7 @@ struct VersionStore::State {
   RevisionWatch revisions;
   std::set<std::string> changed_models;
   bool quarantines_changed = false;
+  bool history_unsure = false;  // events were missed
   Clock::time_point list_at{};  // now
   bool listed = false;
   bool news = false;  // something came while the thread may have been looking elsewhere
@@ -84,6 +86,7 @@ struct VersionStore::State {
   void run();
   Result<void> read_quarantines();
   Result<void> list_models();
+  Result<void> compare_loaded();
   Result<void> read_model(const std::string& name);
   Result<std::shared_ptr<const LoadedVersion>> load(const msg::VersionKey& key);
   void load_one(const msg::VersionKey& key);
@@ -174,6 +177,32 @@ Result<void> VersionStore::State::list_models() {
     }
     after = page->items.back().name;
   }
+}
+
+// A registry that was restored from a backup gives numbers anew that it had given before: what is loaded under one of
+// them may be another file.
+Result<void> VersionStore::State::compare_loaded() {
+  for (const msg::VersionKey& key : [this] {
+         const std::lock_guard lock(mutex);
+         return table.ready();
+       }()) {
+    const auto here = engine.find(key);
+    if (!here) continue;
+    const auto versions = Caller::as<msg::Versions>(registry.call_and_wait(
+        msg::GetVersion{.model = key.model, .version = key.version, .alias = {}}, {}, reading(kListDeadline)));
+    if (!versions && versions.error().code != Code::kNotFound) {
+      if (versions.error().code == Code::kDataLoss) continue;  // its record; the others can be compared
+      return std::unexpected(versions.error());
+    }
+    if (versions && versions->items.size() == 1 &&
+        std::ranges::contains(versions->items[0].files, here->digest, &StoredFile::digest))
+      continue;
+    spdlog::warn("version is not the registry's any more model={} version={} digest={}", log_value(key.model),
+                 key.version, to_hex(here->digest));
+    const std::lock_guard lock(mutex);
+    table.give_up(key);
+  }
+  return {};
 }
 
 Result<void> VersionStore::State::read_model(const std::string& name) {
@@ -340,11 +369,17 @@ void VersionStore::State::run() {
       list_at = now + options.list_every;
       changed_models.clear();
       quarantines_changed = false;
+      const bool compare = std::exchange(history_unsure, false);
       lock.unlock();
       // First, so that nothing is loaded that must not be.
-      const auto done = attempt([this] { return read_quarantines().and_then([this] { return list_models(); }); });
+      const auto done = attempt([&] {
+        return read_quarantines().and_then([this] { return list_models(); }).and_then([&] {
+          return compare ? compare_loaded() : Result<void>();
+        });
+      });
       lock.lock();
       if (!done) {
+        history_unsure |= compare;
         if (!warned)
           spdlog::warn("registry not readable code={} message={}", code_name(done.error().code),
                        log_value(done.error().message));
@@ -424,6 +459,7 @@ void VersionStore::on_changed(const msg::Changed& changed) {
   const std::lock_guard lock(state_->mutex);
   if (state_->revisions.missed(changed.revision)) {
     state_->list_at = Clock::now();
+    state_->history_unsure = true;
   } else if (changed.subject == msg::Subject::kModel) {
     state_->changed_models.insert(changed.key);
   } else if (changed.subject == msg::Subject::kQuarantine) {

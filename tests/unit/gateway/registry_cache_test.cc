@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "lib/base/sha256.h"
+#include "schema/limits.h"
 
 namespace slipway::gateway {
 namespace {
@@ -280,6 +281,20 @@ TEST_F(RegistryCacheTest, MissedEventsDoNotDropVersions) {
   cache.on_changed({.revision = 9, .subject = msg::Subject::kJob, .key = "j"});
   EXPECT_EQ(number(ask_version(1)), 1U);  // nobody answers, and nobody waits
   EXPECT_EQ(number(ask_version(1)), 1U);
+}
+
+TEST_F(RegistryCacheTest, OfARegistryThatWasRestoredNothingIsBelievedAnyMore) {
+  auto asked = ask_version(1);
+  registry.answer(next<msg::GetVersion>(), version(1));
+  EXPECT_EQ(number(std::move(asked)), 1U);
+  cache.on_changed({.revision = 1, .subject = msg::Subject::kNothing, .key = {}});
+  cache.on_changed({.revision = 1, .subject = msg::Subject::kNothing, .key = {}});
+  EXPECT_EQ(number(ask_version(1)), 1U);
+  EXPECT_EQ(registry.waiting(), 0U);
+  cache.on_changed({.revision = 1 + kRestoredRevisions, .subject = msg::Subject::kNothing, .key = {}});
+  auto again = ask_version(1);
+  registry.answer(next<msg::GetVersion>(), to_message(Error{.code = Code::kNotFound, .message = "none", .path = {}}));
+  EXPECT_EQ(again.get().error().code, Code::kNotFound);
 }
 
 TEST_F(RegistryCacheTest, WhetherThereIsOnlyOneModelIsAskedForTwo) {

@@ -60,6 +60,11 @@ class FakeRegistry {
     }
     tell(msg::Subject::kModel, model);
   }
+  // As one that has been restored from a backup.
+  void skip_revisions() {
+    const std::lock_guard lock(mutex_);
+    revision_ += 1000;
+  }
   void set_unloaded(const std::string& model, bool unloaded) {
     {
       const std::lock_guard lock(mutex_);
@@ -331,6 +336,23 @@ TEST_F(ServerTest, ANewVersionIsLoadedWhenTheRegistrySaysSo) {
   EXPECT_EQ(values(gateway_.infer("m", 2, {1, 2})), (std::vector<float>{3, 6}));
   EXPECT_EQ(values(gateway_.infer("m", 1, {1, 2})),
             (std::vector<float>{2, 4}));  // still there: requests may be on their way
+}
+
+TEST_F(ServerTest, ANumberThatTheRegistryGivesAnewIsLoadedAnew) {
+  registry_.publish("m", 1, doubler(), rows_of(2), false);
+  registry_.publish("n", 1, doubler(), rows_of(2), false);
+  start();
+  ASSERT_TRUE(gateway_.ready({"m", 1}));
+  ASSERT_TRUE(gateway_.ready({"n", 1}));
+  EXPECT_EQ(values(gateway_.infer("m", 1, {1, 2})), (std::vector<float>{2, 4}));
+  registry_.skip_revisions();
+  registry_.publish("m", 1, read_file(save_module(folder_, "t.pt", "def forward(self, x):\n  return x * 3\n")),
+                    rows_of(2), false);
+  const auto is_new = [&] { return values(gateway_.infer("m", 1, {1, 2})) == std::vector<float>{3, 6}; };
+  for (const auto until = std::chrono::steady_clock::now() + 60s; !is_new();) {
+    ASSERT_LT(std::chrono::steady_clock::now(), until);
+  }
+  EXPECT_EQ(values(gateway_.infer("n", 1, {1, 2})), (std::vector<float>{2, 4}));
 }
 
 TEST_F(ServerTest, AVersionThatIsNotDesiredIsLoadedOnDemand) {
