@@ -32,6 +32,7 @@ struct Session {
   static void catch_interrupt();
 };
 
+void add_backup_command(CLI::App& app, Session& session);
 void add_dataset_commands(CLI::App& app, Session& session);
 void add_job_commands(CLI::App& app, Session& session);
 void add_model_commands(CLI::App& app, Session& session);

@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   add_predict_command(app, session);
   add_evaluate_command(app, session);
   add_doctor_command(app, session);
+  add_backup_command(app, session);
   app.footer(
       "A first tour:\n"
       "  slipway up &\n"

@@ -104,6 +104,7 @@ std::vector<std::string> Supervisor::command_of(const Service& service) const {
   add("metrics-port", service.port("metrics"));
   if (service.role == "registry") {
     add("data-dir", (state_.path() / "registry").string());
+    add("backup-dir", (state_.path() / "backups").string());
     add("bus-port", service.port("bus"));
     add("events-port", service.port("events"));
   } else {

@@ -127,6 +127,7 @@ void add_all_routes(RouteTable& routes, Services& services) {
   add_artifact_routes(routes, services);
   add_version_upload_routes(routes, services);
   add_doctor_routes(routes, services);
+  add_backup_routes(routes, services);
   add_openapi_routes(routes);
 }
 

@@ -13,6 +13,7 @@ void add_job_routes(RouteTable& routes, Services& services);
 void add_job_event_routes(RouteTable& routes, Services& services);
 void add_model_routes(RouteTable& routes, Services& services);
 void add_artifact_routes(RouteTable& routes, Services& services);
+void add_backup_routes(RouteTable& routes, Services& services);
 void add_version_upload_routes(RouteTable& routes, Services& services);
 void add_doctor_routes(RouteTable& routes, Services& services);
 void add_openapi_routes(RouteTable& routes);

@@ -48,7 +48,7 @@ TEST_F(OpenApiTest, EveryResponseHasASchemaAndEveryReferenceATarget) {
     for (const auto& [method, operation] : operations.as_object()) {
       EXPECT_TRUE(ids.insert(std::string(operation.at("operationId").as_string())).second) << path;
       for (const auto& [status, response] : operation.at("responses").as_object()) {
-        if (status == "304") continue;
+        if (status == "204" || status == "304") continue;
         for (const auto& [type, content] : response.at("content").as_object())
           EXPECT_TRUE(content.as_object().contains("schema")) << path << status;
       }

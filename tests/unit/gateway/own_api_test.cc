@@ -144,6 +144,44 @@ TEST_F(OwnApiTest, LiftsAQuarantineInTheNameOfTheAsker) {
   EXPECT_EQ(ask("DELETE", "/api/v1/models/m/versions/latest/quarantine").status, 400);
 }
 
+TEST_F(OwnApiTest, BeginsABackupInTheNameOfWhoAsks) {
+  msg::CreateBackup came;
+  registry_says = [&](const msg::Body& question) -> Result<msg::Body> {
+    came = std::get<msg::CreateBackup>(question);
+    msg::Backup backup{.id = "20260131T120000Z", .started_ms = 1'769'860'800'000, .revision = 7};
+    return msg::Backups{.items = {backup}};
+  };
+  const auto response = ask("POST", "/api/v1/backups", {{"X-Slipway-Actor", "ann"}}, R"({"keep": 3})");
+  EXPECT_EQ(response.status, 202);
+  EXPECT_THAT(response.headers, testing::Contains(testing::Pair("Location", "/api/v1/backups/20260131T120000Z")));
+  const auto backup = document(response);
+  EXPECT_EQ(backup.at("state").as_string(), "RUNNING");
+  EXPECT_EQ(backup.at("started_at").as_string(), "2026-01-31T12:00:00.000Z");
+  EXPECT_TRUE(backup.at("ended_at").is_null());
+  EXPECT_TRUE(backup.at("reason").is_null());
+  EXPECT_EQ(came.keep, 3U);
+  EXPECT_EQ(came.actor, "ann");
+  EXPECT_EQ(ask("POST", "/api/v1/backups").status, 202);
+  EXPECT_EQ(came.keep, 0U);
+  for (const char* wrong : {R"({"keep": 0})", R"({"keep": 1.5})", R"({"keep": null})", R"({"kept": 1})", "[]", "7"}) {
+    const auto refused = ask("POST", "/api/v1/backups", {}, wrong);
+    EXPECT_EQ(refused.status, 400) << wrong;
+  }
+}
+
+TEST_F(OwnApiTest, OnlyABackupThatIsMadeHasContent) {
+  registry_says = [](const msg::Body& question) -> Result<msg::Body> {
+    msg::Backup backup{.id = std::get<msg::ListBackups>(question).id};
+    if (backup.id == "2") backup.state = msg::BackupState::kFailed;
+    return msg::Backups{.items = {backup}};
+  };
+  for (const char* id : {"1", "2"}) {
+    const auto refused = ask("GET", std::format("/api/v1/backups/{}/content", id));
+    EXPECT_EQ(refused.status, 409);
+    EXPECT_THAT(refused.body, testing::HasSubstr("no content"));
+  }
+}
+
 TEST_F(OwnApiTest, UnloadsAModelInTheNameOfWhoAsks) {
   registry_says = [](const msg::Body& question) -> Result<msg::Body> {
     const auto* set = std::get_if<msg::SetServing>(&question);
