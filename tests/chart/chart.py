@@ -77,7 +77,8 @@ def notes(*sets, **kwargs):
 
 
 def pod_template(workload):
-    return workload["spec"]["template"]
+    spec = workload["spec"]
+    return (spec["jobTemplate"]["spec"] if workload["kind"] == "CronJob" else spec)["template"]
 
 
 def pods(objects):
@@ -85,7 +86,7 @@ def pods(objects):
     for thing in objects.values():
         if thing["kind"] == "Pod":
             yield thing, thing["metadata"], thing["spec"]
-        elif thing["kind"] in ("Deployment", "StatefulSet"):
+        elif thing["kind"] in ("Deployment", "StatefulSet", "CronJob"):
             yield thing, pod_template(thing)["metadata"], pod_template(thing)["spec"]
 
 

@@ -9,13 +9,14 @@ import pytest
 from chart import CHART, HELMS, NEWEST, REPO, helm, render
 
 TEXT = (REPO / "docs" / "kubernetes.md").read_text()
+CLI = "\n".join(path.read_text() for path in (REPO / "cli").glob("*.cc"))
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
 SECRET = ["--set", "auth.existingSecret=slipway-cluster"]  # what the installation set, and the upgrades keep
 
 
 def test_there_are_commands():
     assert len([c for c in COMMANDS if c.startswith("helm")]) > 10 and len([c for c in COMMANDS if c.startswith("kubectl")]) > 5
-    assert all(c.startswith(("helm ", "kubectl ")) for c in COMMANDS)
+    assert all(c.startswith(("helm ", "kubectl ", "slipway ")) for c in COMMANDS)
 
 
 @pytest.mark.parametrize("major", HELMS)
@@ -32,14 +33,26 @@ def test_helm_takes_it(command, major):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("kubectl")])
 def test_kubectl_names_what_the_chart_makes(command):
-    objects = render()
-    kinds = {"deployment": "Deployment", "statefulset": "StatefulSet", "service": "Service"}
-    for kind, name in re.findall(r"\b(deployment|statefulset|service)[ /](demo[\w-]+)", command):
+    objects = render("registry.backup.enabled=true", "registry.restore.enabled=true", "registry.restore.from=20260131T120000Z")
+    kinds = {"deployment": "Deployment", "statefulset": "StatefulSet", "service": "Service", "cronjob": "CronJob"}
+    for kind, name in re.findall(r"\b(deployment|statefulset|service|cronjob)[ /](demo[\w-]+)", command):
         assert (kinds[kind], name) in objects
     for claim in re.findall(r"\bpvc ([\w-]+)", command):
         volume, _, pod = claim.partition("-")
-        workload = objects["StatefulSet", pod.removesuffix("-0")]["spec"]
-        assert volume in [template["metadata"]["name"] for template in workload["volumeClaimTemplates"]]
+        if ("PersistentVolumeClaim", claim) not in objects:
+            workload = objects["StatefulSet", pod.removesuffix("-0")]["spec"]
+            assert volume in [template["metadata"]["name"] for template in workload["volumeClaimTemplates"]]
+    for pod, container in re.findall(r"\b(?:logs|exec)(?: -i)? (demo[\w-]+)-0 -c (\w+)", command):
+        spec = objects["StatefulSet", pod]["spec"]["template"]["spec"]
+        assert container in [c["name"] for c in spec["containers"] + spec["initContainers"]]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("slipway")])
+def test_slipway_has_the_command(command):
+    words = shlex.split(command.partition("#")[0])
+    assert words[1:3] == ["--server", "http://localhost:8080"]
+    names = [word for word in words[3:] if re.fullmatch("[a-z]+", word)]
+    assert names and all(f'add_subcommand("{name}"' in CLI for name in names)
 
 
 def test_helms_flags_are_known():

@@ -13,7 +13,13 @@ ROW = re.compile(r"^\| `(slipway_\w+)` \| (counter|gauge|histogram) \| ?([^|]*?)
 TABLE = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _ in
          ROW.findall((REPO / "docs" / "metrics.md").read_text())}
 OURS = {"namespace", "pod"}  # labels that Prometheus adds
-RULES = render("metrics.prometheusRule.enabled=true")["PrometheusRule", "demo-slipway"]["spec"]
+
+
+def rules(*sets):
+    return render("metrics.prometheusRule.enabled=true", *sets)["PrometheusRule", "demo-slipway"]["spec"]
+
+
+RULES = rules("registry.backup.enabled=true")
 
 
 def made():
@@ -56,11 +62,16 @@ def check(expression):
 
 
 def test_alerts_ask_for_metrics_that_there_are():
-    rules = [rule for group in RULES["groups"] for rule in group["rules"]]
-    assert len(rules) > 8
-    for rule in rules:
+    all_rules = [rule for group in RULES["groups"] for rule in group["rules"]]
+    assert len(all_rules) > 8
+    for rule in all_rules:
         check(rule["expr"])
         assert {"summary", "description"} == rule["annotations"].keys() and rule["labels"]["severity"]
+
+
+def test_nobody_is_told_of_missing_backups_where_none_are_wanted():
+    assert "backup" not in json.dumps(rules())
+    assert "> 864000" in json.dumps(rules("registry.backup.enabled=true", "registry.backup.alertAfterSeconds=864000"))
 
 
 @pytest.mark.parametrize("path", sorted((CHART / "files" / "dashboards").glob("*.json")), ids=lambda path: path.stem)

@@ -5,6 +5,7 @@ import pytest
 from chart import HELMS, Refused, render
 
 ON = "autoscaling.enabled=true"
+RESTORE = ("registry.restore.enabled=true", "registry.restore.from=20260131T120000Z")
 SENTENCES = {
     ("auth.existingSecret=",): "set auth.existingSecret=slipway-cluster",
     ("registry.replicaCount=2",): "Set it to 1",
@@ -31,16 +32,28 @@ SENTENCES = {
     ("trainer.resources.limits.memory=lots",): "write e.g. 512Mi or 10Gi",
     ("inferencer.pools.a.resources.requests.memory=8GB",): "8GB is no amount of memory",
     ("registry.resources.limits.memory=lots",): "write e.g. 512Mi or 10Gi",
+    ("registry.restore.enabled=true",): "set registry.restore.from to its id",
+    (*RESTORE, "registry.persistence.enabled=false"): "Set registry.persistence.enabled=true",
+    (*RESTORE, "registry.backup.destination.existingClaim=data-demo-slipway-registry-0"): "Name another claim",
+    ("registry.backup.enabled=true", "registry.backup.destination.existingClaim=data-demo-slipway-registry-0"):
+        "Name another claim",
+    ("registry.backup.enabled=true", "registry.backup.destination.existingClaim=a", "registry.persistence.existingClaim=a"):
+        "is a, where the data is",
 }
 # What the schema says; each major in its own words, with the place.
 UNKNOWN = ["gateway.replicacount=3", "inferencr.replicaCount=3", "gateway.config.max-body-byte=1", "global2=1",
            "inferencer.pools.a.replicas=3", "inferencer.pools.a.pools.b.slots=1", "gateway.config.cluster-secret=x",
-           "metrics.podmonitor.enabled=true", "registry.autoscaling.enabled=true", "trainer.slots=2"]
+           "metrics.podmonitor.enabled=true", "registry.autoscaling.enabled=true", "trainer.slots=2",
+           "registry.backup.keep=3", "registry.backup.destination.claim=x", "registry.restore.id=20260131T120000Z",
+           "registry.config.backup-dir=/x"]
 WRONG = ["gateway.replicaCount=three", "gateway.replicaCount=-1", "inferencer.autoscaling.engine=vpa", "auth.enabled=maybe",
          "registry.persistence.size=big", "registry.persistence.accessModes[0]=ReadWriteMany", "gateway.service.port=0",
          "inferencer.pools.default.slots=1", "inferencer.pools.A.slots=1", "auth.clusterSecret=short", "logging.level=loud",
          "gateway.image.digest=latest", "gateway.config.max-body-bytes=64Mi", "inferencer.slots=0",
-         "gateway.podDisruptionBudget.maxUnavailable=half"]
+         "gateway.podDisruptionBudget.maxUnavailable=half", "registry.backup.retention=0", "registry.backup.schedule=nightly",
+         "registry.backup.schedule=17 3 * *", "registry.backup.timeZone=Local time",
+         "registry.backup.startingDeadlineSeconds=9", "registry.backup.destination.accessModes[0]=ReadOnlyMany",
+         "registry.restore.from=../20260131T120000Z"]
 
 
 @pytest.mark.parametrize("major", HELMS)

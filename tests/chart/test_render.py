@@ -10,6 +10,7 @@ from chart import CHART, HELMS, KUBERNETES, NEWEST, TOOLS, VALUES, arguments_of,
 from strict import errors
 
 FILES = sorted(path.stem for path in VALUES.glob("*.yaml"))
+SOMEBODY_ELSES = {"data", "backups"}  # claims that kept.yaml names
 OPENSHIFT = {"apis": ("security.openshift.io/v1",)}
 CASES = {name: {"files": (name,)} for name in FILES} | {"openshift": {"files": ("pools",), **OPENSHIFT}}
 
@@ -121,13 +122,17 @@ def test_every_reference_has_its_object(case):
     for thing, _, spec in pods(objects):
         account = spec["serviceAccountName"]
         assert account == "default" or ("ServiceAccount", account) in objects
-        for volume in spec["volumes"]:
+        volumes = spec.get("volumes", [])
+        for volume in volumes:
             if "configMap" in volume:
                 assert ("ConfigMap", volume["configMap"]["name"]) in objects
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                assert claim in SOMEBODY_ELSES or ("PersistentVolumeClaim", claim) in objects
         mounted = {mount["name"] for c in spec["containers"] + spec.get("initContainers", [])
                    for mount in c.get("volumeMounts", [])}
         claims = {claim["metadata"]["name"] for claim in thing["spec"].get("volumeClaimTemplates", [])}
-        assert mounted == {volume["name"] for volume in spec["volumes"]} | claims
+        assert mounted == {volume["name"] for volume in volumes} | claims
         for container in spec["containers"] + spec.get("initContainers", []):
             for variable in container.get("env", []):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
@@ -141,7 +146,7 @@ def test_ports_are_there_by_name(case):
         if kind == "Service":
             for _, meta, spec in pods(objects):
                 if not selected(thing["spec"]["selector"], meta["labels"]) or meta["labels"].get(
-                        "app.kubernetes.io/component") == "test":
+                        "app.kubernetes.io/component") in ("test", "backup"):
                     continue
                 ports = {port["name"] for c in spec["containers"] for port in c.get("ports", [])}
                 assert {port["targetPort"] for port in thing["spec"]["ports"]} <= ports, name
@@ -165,7 +170,7 @@ def test_pods_are_good_citizens(case):
             assert len(names) == len(set(names))
             assert not any("SECRET" in v["name"] and "value" in v for v in container.get("env", []))
         labels = {key for key in meta["labels"] if key.startswith(("app.kubernetes.io", "helm.sh", "slipway"))}
-        if thing["kind"] != "Pod":
+        if thing["kind"] in ("Deployment", "StatefulSet"):
             assert labels == set(thing["spec"]["selector"]["matchLabels"]), "a new chart would restart every pod"
 
 

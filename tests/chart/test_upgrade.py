@@ -224,6 +224,114 @@ def test_two_releases_do_not_take_each_others_workers():
     assert 'release-id = "ml/demo-slipway"' in config(render(), "gateway")
 
 
+# --- backups ---
+
+
+BACKUP = ("registry.backup.enabled=true",)
+RESTORE = ("registry.restore.enabled=true", "registry.restore.from=20260131T120000Z")
+REGISTRY = ("StatefulSet", "demo-slipway-registry")
+CRON_JOB = ("CronJob", "demo-slipway-registry-backup")
+CLAIM = ("PersistentVolumeClaim", "demo-slipway-registry-backup")
+
+
+def without_backup(spec):
+    """The spec of a registry's pod as it is where there are no backups; also what of it was for them."""
+    spec = copy.deepcopy(spec)
+    taken = [spec["volumes"].pop(i) for i, volume in enumerate(spec["volumes"]) if volume["name"] == "backup"]
+    mounts = spec["containers"][0]["volumeMounts"]
+    taken += [mounts.pop(i) for i, mount in enumerate(mounts) if mount["name"] == "backup"]
+    return spec, taken
+
+
+@each_helm
+def test_backups_come_to_a_release_that_is_there_and_restart_the_registry_only(major):
+    before, after = render(major=major), render(*BACKUP, major=major)
+    assert changes(before, after) == {CRON_JOB, CLAIM, REGISTRY, ("ConfigMap", REGISTRY[1]),
+                                      ("NetworkPolicy", "demo-slipway-backup")}
+    assert {k: v for k, v in before[REGISTRY]["spec"].items() if k != "template"} == \
+        {k: v for k, v in after[REGISTRY]["spec"].items() if k != "template"}, "the API would refuse it"
+    spec, taken = without_backup(pod_template(after[REGISTRY])["spec"])
+    assert spec == pod_template(before[REGISTRY])["spec"]
+    assert taken == [{"name": "backup", "persistentVolumeClaim": {"claimName": CLAIM[1]}},
+                     {"name": "backup", "mountPath": "/var/backups/slipway"}]
+    assert config(after, "registry") == sorted([*config(before, "registry"), 'backup-dir = "/var/backups/slipway"'])
+
+
+@each_helm
+def test_another_schedule_restarts_nothing(major):
+    before = render(*BACKUP, major=major)
+    after = render(*BACKUP, "registry.backup.schedule=@hourly", "registry.backup.retention=24", major=major)
+    assert changes(before, after) == {CRON_JOB}
+
+
+def test_a_backup_is_asked_for_over_the_api_and_mounts_nothing():
+    objects = render(*BACKUP, "registry.backup.retention=3", "gateway.service.port=8000")
+    spec = objects[CRON_JOB]["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid" and spec["schedule"] == "17 3 * * *" and "timeZone" not in spec
+    pod = pod_template(objects[CRON_JOB])["spec"]
+    assert "volumes" not in pod and pod["restartPolicy"] == "Never"
+    container = pod["containers"][0]
+    assert container["args"] == ["backup", "create", "--keep", "3"]
+    env = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert env["SLIPWAY_SERVER"] == "http://demo-slipway-gateway.ml.svc.cluster.local:8000"
+    policy = objects["NetworkPolicy", "demo-slipway-backup"]["spec"]
+    assert "ingress" not in policy and [rule["ports"][0]["port"] for rule in policy["egress"]] == [53, 8080]
+
+
+def test_backups_outlive_their_release():
+    claim = render(*BACKUP, "registry.backup.destination.annotations.helm\\.sh/resource-policy=none")[CLAIM]
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert render("registry.backup.enabled=false", "registry.backup.retention=3") == render()
+
+
+def test_backups_may_lie_in_somebody_elses_claim():
+    objects = render(*BACKUP, "registry.backup.destination.existingClaim=far-away")
+    assert CLAIM not in objects
+    _, taken = without_backup(pod_template(objects[REGISTRY])["spec"])
+    assert taken[0]["persistentVolumeClaim"] == {"claimName": "far-away"}
+
+
+def test_the_longest_name_leaves_room_for_that_of_a_job():
+    objects = render(*BACKUP, f"fullnameOverride={'x' * 40}")
+    names = [name for kind, name in objects if kind == "CronJob"]
+    assert len(names[0]) <= 52 and ("PersistentVolumeClaim", names[0]) in objects
+
+
+@each_helm
+def test_a_restore_restarts_the_registry_only(major):
+    before, after = render(*BACKUP, major=major), render(*BACKUP, *RESTORE, major=major)
+    assert changes(before, after) == {REGISTRY}
+    other = render(*BACKUP, *RESTORE, "registry.restore.from=20260201T120000Z", "registry.restore.replace=true", major=major)
+    assert changes(after, other) == {REGISTRY}
+    old, new = (pod_template(objects[REGISTRY])["spec"] for objects in (before, after))
+    first = new.pop("initContainers")[0]
+    assert new == old
+    service = new["containers"][0]
+    assert {key: first[key] for key in ("image", "securityContext", "resources")} == \
+        {key: service[key] for key in ("image", "securityContext", "resources")}
+    assert first["volumeMounts"] == service["volumeMounts"] and "env" not in first, "it needs no secret"
+    assert first["args"] == ["--config=/etc/slipway/config.toml", "restore", "--from=/var/backups/slipway",
+                             "--backup=20260131T120000Z"]
+    args = pod_template(other[REGISTRY])["spec"]["initContainers"][0]["args"]
+    assert args[-2:] == ["--backup=20260201T120000Z", "--replace"]
+
+
+def test_a_release_may_be_restored_and_make_no_backups():
+    before, after = render(), render(*RESTORE)
+    assert changes(before, after) == {REGISTRY, CLAIM}
+    spec = pod_template(after[REGISTRY])["spec"]
+    assert "backup" in [mount["name"] for mount in spec["initContainers"][0]["volumeMounts"]]
+    assert "backup" not in [mount["name"] for mount in spec["containers"][0]["volumeMounts"]]
+
+
+@each_helm
+def test_the_notes_tell_of_backups(major):
+    assert "backup" not in notes(major=major).lower()
+    assert "create job --from=cronjob/demo-slipway-registry-backup" in notes(*BACKUP, major=major)
+    assert "if that is empty" in notes(*RESTORE, major=major)
+    assert "what came after it is lost" in notes(*RESTORE, "registry.restore.replace=true", major=major)
+
+
 # --- signals ---
 
 

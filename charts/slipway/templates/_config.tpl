@@ -35,6 +35,7 @@
 {{- $_ := set $config "cache-bytes" (div (include "slipway.bytes" $values.scratch.sizeLimit | int64) 2) -}}
 {{- else if eq .component "registry" -}}
 {{- $_ := set $config "drain-seconds" $values.shutdown.drainSeconds -}}
+{{- if $values.backup.enabled }}{{ $_ := set $config "backup-dir" (include "slipway.backupPath" .) }}{{ end -}}
 {{- end -}}
 {{- include "slipway.toml" (mergeOverwrite $config (deepCopy $values.config)) | trim -}}
 {{- end -}}

@@ -74,6 +74,15 @@ annotations:
 {{ default (printf "%s-cluster" (include "slipway.fullname" .)) .Values.auth.existingSecret }}
 {{- end -}}
 
+{{/* The CronJob that has backups made, and the claim that they lie in. A CronJob's name has 52 characters at most. */}}
+{{- define "slipway.backupName" -}}
+{{ printf "%s-registry-backup" (include "slipway.fullname" .) | trunc 52 | trimSuffix "-" }}
+{{- end -}}
+
+{{- define "slipway.backupClaim" -}}
+{{ default (include "slipway.backupName" .) .Values.registry.backup.destination.existingClaim }}
+{{- end -}}
+
 {{- define "slipway.image" -}}
 {{- $registry := default .image.registry .root.Values.global.imageRegistry -}}
 {{- $tail := printf ":%s" (default .root.Chart.AppVersion .image.tag) -}}

@@ -81,11 +81,73 @@ source: {persistentVolumeClaim: {claimName: {{ .values.persistence.existingClaim
 {{- end }}
 {{- end -}}
 
+{{/* Where the registry sees its backups. */}}
+{{- define "slipway.backupPath" -}}/var/backups/slipway{{- end -}}
+
+{{/* What pods of the command line share, which only call the API: of the pod {root}, of a container {root, image, resources}. */}}
+{{- define "slipway.clientPod" -}}
+restartPolicy: Never
+serviceAccountName: default
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .root.Values.global.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.global.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- include "slipway.podSecurityContext" (dict "root" .root "context" (dict "runAsNonRoot" true "runAsUser" 10001 "runAsGroup" 10001 "seccompProfile" (dict "type" "RuntimeDefault"))) | nindent 2 }}
+{{- end -}}
+
+{{- define "slipway.clientContainer" -}}
+image: {{ include "slipway.image" . }}
+imagePullPolicy: {{ .image.pullPolicy }}
+env:
+  # A network policy that is not there yet for a new pod refuses its first connections.
+  - {name: SLIPWAY_CONNECT_WITHIN, value: "60"}
+  - {name: SLIPWAY_SERVER, value: "http://{{ include "slipway.host" (dict "root" .root "service" "gateway") }}:{{ int .root.Values.gateway.service.port }}"}
+resources:
+  {{- toYaml .resources | nindent 2 }}
+securityContext: {runAsNonRoot: true, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+{{- end -}}
+
+{{/* Puts a backup in the place of the data, before the registry starts. Does nothing when it has done so before. */}}
+{{- define "slipway.restoreContainer" -}}
+{{- $restore := .values.restore -}}
+{{- $args := list "--config=/etc/slipway/config.toml" "restore" (printf "--from=%s" (include "slipway.backupPath" .)) (printf "--backup=%s" $restore.from) -}}
+{{- if $restore.replace }}{{ $args = append $args "--replace" }}{{ end -}}
+name: restore
+image: {{ include "slipway.image" (dict "root" .root "image" .values.image) }}
+imagePullPolicy: {{ .values.image.pullPolicy }}
+args: {{ toJson $args }}
+resources:
+  {{- include "slipway.resources" . | nindent 2 }}
+{{- with include "slipway.podSecurityContext" (dict "root" .root "context" .values.containerSecurityContext) | fromYaml }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+volumeMounts:
+  - {name: config, mountPath: /etc/slipway, readOnly: true}
+  - {name: data, mountPath: {{ (include "slipway.storage" . | fromYaml).path }}}
+  - {name: backup, mountPath: {{ include "slipway.backupPath" . }}}
+{{- end -}}
+
 {{- define "slipway.podTemplate" -}}
 {{- $root := .root -}}
 {{- $values := .values -}}
 {{- $global := $root.Values.global -}}
 {{- $storage := include "slipway.storage" . | fromYaml -}}
+{{- $backs := dig "backup" "enabled" false $values -}}
+{{- $restores := dig "restore" "enabled" false $values -}}
 {{- $annotations := dict "checksum/config" (include "slipway.config" . | sha256sum) -}}
 {{- if and $root.Values.auth.enabled $root.Values.auth.clusterSecret (not $root.Values.auth.existingSecret) -}}
 {{- $_ := set $annotations "checksum/cluster-secret" ($root.Values.auth.clusterSecret | sha256sum) -}}
@@ -141,6 +203,10 @@ spec:
   topologySpreadConstraints:
     {{- . | nindent 4 }}
   {{- end }}
+  {{- if $restores }}
+  initContainers:
+    - {{ include "slipway.restoreContainer" . | nindent 6 | trim }}
+  {{- end }}
   containers:
     - name: {{ .component }}
       image: {{ include "slipway.image" (dict "root" $root "image" $values.image) }}
@@ -187,6 +253,9 @@ spec:
         {{- with $storage.path }}
         - {name: data, mountPath: {{ . }}}
         {{- end }}
+        {{- if $backs }}
+        - {name: backup, mountPath: {{ include "slipway.backupPath" . }}}
+        {{- end }}
         {{- with $values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -198,6 +267,9 @@ spec:
     {{- with $storage.source }}
     - name: data
       {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- if or $backs $restores }}
+    - {name: backup, persistentVolumeClaim: {claimName: {{ include "slipway.backupClaim" $root }}}}
     {{- end }}
     {{- with $values.extraVolumes }}
     {{- toYaml . | nindent 4 }}

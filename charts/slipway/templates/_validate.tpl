@@ -29,6 +29,7 @@
 {{- fail "gateway.httpRoute is enabled without parentRefs: name the Gateway that it belongs to, e.g. gateway.httpRoute.parentRefs[0].name=public" -}}
 {{- end -}}
 {{- include "slipway.validateVolume" . -}}
+{{- include "slipway.validateBackup" . -}}
 {{- end -}}
 
 {{- define "slipway.validateGrace" -}}
@@ -103,5 +104,20 @@
 {{- if and (eq .metadata.name "data") (ne (include "slipway.bytes" $live) (include "slipway.bytes" $size)) -}}
 {{- fail (printf "registry.persistence.size is %s, but the volume was made with %s, and a StatefulSet's claims cannot be changed by an upgrade. Grow it by hand: `kubectl -n %s patch pvc data-%s-0 -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"%s\"}}}}'`, then `kubectl -n %s delete statefulset %s --cascade=orphan`, then this upgrade again. A volume cannot shrink" $size $live $.Release.Namespace $name $size $.Release.Namespace $name) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "slipway.validateBackup" -}}
+{{- $storage := .Values.registry.persistence -}}
+{{- $restore := .Values.registry.restore -}}
+{{- if and $restore.enabled (not $restore.from) -}}
+{{- fail "registry.restore is enabled without saying which backup: set registry.restore.from to its id, as `slipway backup list` shows it, e.g. 20260131T120000Z" -}}
+{{- end -}}
+{{- if and $restore.enabled (not $storage.enabled) -}}
+{{- fail "registry.restore is enabled without a volume for the data: every start of the pod would go back to the backup and lose what came after it. Set registry.persistence.enabled=true, or registry.restore.enabled=false" -}}
+{{- end -}}
+{{- $data := default (printf "data-%s-registry-0" (include "slipway.fullname" .)) $storage.existingClaim -}}
+{{- if and (or .Values.registry.backup.enabled $restore.enabled) (eq (include "slipway.backupClaim" .) $data) -}}
+{{- fail (printf "registry.backup.destination.existingClaim is %s, where the data is: they would delete each other's files, and be lost together. Name another claim, or leave it empty and the chart makes one" $data) -}}
 {{- end -}}
 {{- end -}}
