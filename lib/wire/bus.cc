@@ -30,6 +30,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kTickEvery = std::chrono::milliseconds(50);
 constexpr auto kRetryEvery = std::chrono::milliseconds(2);
+constexpr int kReadsPerLook = 100;  // libzmq's inbound_poll_rate
 constexpr int kBatch = 256;  // messages taken from one socket before the others get a turn
 
 Result<std::string> endpoint_of(const std::string& address) {
@@ -52,7 +53,9 @@ struct Bus::State {
     Lost lost;
     std::optional<Clock::time_point> lost_at;  // and `lost` has not been told yet
     PeerProtocols protocols;
-    bool heard = false;  // something has come through this connection
+    bool heard = false;    // something has come through this connection
+    int reads = 0;         // as libzmq counts them, see look_before()
+    int most_frames = 16;  // of a message so far
     bool router = false;
     bool publisher = false;
     std::optional<Outbox> outbox;
@@ -302,16 +305,36 @@ struct Bus::State {
     bool too_many = false;      // and the rest is dropped
   };
 
+  // At every hundredth frame that is read from a socket libzmq looks what has become of its connections, and when a
+  // dealer's is gone and the frame was in the middle of a message, an assertion (fq.cpp) ends the process. So it looks
+  // here, between two messages, when the next may have the hundredth. Then only a connection that is lost in the
+  // microseconds of reading that message can do it.
+  static void look_before(Socket& socket) {
+    if (socket.router || socket.reads + socket.most_frames < kReadsPerLook) return;
+    (void)uninterrupted([&] { return socket.socket.get(zmq::sockopt::events); });
+  }
+
+  // Whether there was a frame.
+  static bool read_frame(Socket& socket, zmq::message_t& frame) {
+    const bool there =
+        uninterrupted([&] { return socket.socket.recv(frame, zmq::recv_flags::dontwait).has_value(); });
+    socket.reads = there && socket.reads + 1 < kReadsPerLook ? socket.reads + 1 : 0;
+    return there;
+  }
+
   // One whole message, or nothing when there is none.
   std::optional<Parts> receive_parts(Socket& socket) const {
+    look_before(socket);
+    int frames = 0;
     const std::size_t max_bytes = limits.max_message_bytes + kMaxEnvelopeBytes;
     Parts parts;
     std::size_t bytes = 0;
     bool first = true;
     for (bool more = true; more; first = false) {
       zmq::message_t frame;
-      if (!uninterrupted([&] { return socket.socket.recv(frame, zmq::recv_flags::dontwait).has_value(); })) return {};
+      if (!read_frame(socket, frame)) return {};
       more = frame.more();
+      socket.most_frames = std::max(socket.most_frames, ++frames);
       if (first && socket.router) {
         parts.peer = frame.to_string();
         continue;

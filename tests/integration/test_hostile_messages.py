@@ -48,7 +48,7 @@ def test_a_false_gateway_at_a_worker(stripes, role, tmp_path):
     worker = subprocess.Popen([BIN / f"slipway-{role}", *arguments], stdout=log, stderr=log)
     try:
         assert bound.wait(300) == 0, bound.stderr.read()
-        assert worker.poll() is None, (tmp_path / "worker.log").read_text()
+        assert worker.poll() is None, (tmp_path / "worker.log").read_text(errors="replace")
         wait_for(announced.exists, 30, "the worker's ports")
         metrics = json.loads(announced.read_text())["metrics"]
         assert stripes.http.get(f"http://127.0.0.1:{metrics}/healthz", timeout=10).status_code == 200

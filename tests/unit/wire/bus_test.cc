@@ -5,10 +5,14 @@
 #include <signal.h>
 
 #include <condition_variable>
+#include <fstream>
 #include <future>
 #include <mutex>
 #include <set>
+#include <sstream>
 #include <stdexcept>
+#include <string>
+#include <thread>
 #include <zmq.hpp>
 
 #include "lib/base/readings.h"
@@ -617,6 +621,65 @@ TEST(Bus, TellsEachTimeThatAConnectionIsLostAndNothingComesThroughItAfterwards) 
   }
   const std::lock_guard lock(mutex);
   EXPECT_FALSE(late);
+}
+
+// Connections of this process to a port of the loopback address that have not been closed here.
+int connections_to(int port) {
+  std::ifstream table("/proc/self/net/tcp");
+  int count = 0;
+  std::string line;
+  std::getline(table, line);
+  while (std::getline(table, line)) {
+    std::istringstream fields(line);
+    std::string number, local, remote, state;
+    fields >> number >> local >> remote >> state;
+    const bool is_open = state == "01" || state == "08";  // established, or closed by the other side alone
+    if (is_open && std::stoi(remote.substr(remote.find(':') + 1), nullptr, 16) == port) ++count;
+  }
+  return count;
+}
+
+// libzmq ends the process when it learns in the middle of a message that a connection is gone.
+TEST(Bus, OutlivesAPeerThatGoesWhileItsMessagesAreRead) {
+  constexpr int kMessages = 400;
+  for (const int frames : {1, 2, 3, 6}) {
+    auto context = std::make_unique<zmq::context_t>();
+    zmq::socket_t peer(*context, zmq::socket_type::router);
+    peer.set(zmq::sockopt::linger, 20'000);  // all of it arrives before it goes
+    peer.set(zmq::sockopt::sndhwm, 2 * kMessages);
+    peer.bind("tcp://127.0.0.1:*");
+    const std::string endpoint = peer.get(zmq::sockopt::last_endpoint);
+    const int port = std::stoi(endpoint.substr(endpoint.rfind(':') + 1));
+
+    std::promise<void> reading, gone;
+    std::atomic<int> came = 0;
+    Bus bus;
+    auto socket = bus.connect_dealer("127.0.0.1:" + std::to_string(port), [&](Incoming) {
+      if (++came != 1) return;
+      reading.set_value();
+      gone.get_future().wait();
+    });
+    ASSERT_TRUE(socket);
+    bus.send(*socket, message(msg::Ok{}));
+    zmq::message_t id, hello;
+    ASSERT_TRUE(peer.recv(id));
+    ASSERT_TRUE(peer.recv(hello));
+    const Frame envelope = encode(message(msg::Ok{}).envelope);
+    const auto bytes = envelope.text();
+    for (int i = 0; i < kMessages; ++i) {
+      peer.send(zmq::buffer(id.to_string()), zmq::send_flags::sndmore);
+      peer.send(zmq::buffer(bytes), frames > 1 ? zmq::send_flags::sndmore : zmq::send_flags::none);
+      for (int frame = 1; frame < frames; ++frame)
+        peer.send(zmq::str_buffer("x"), frame + 1 < frames ? zmq::send_flags::sndmore : zmq::send_flags::none);
+    }
+    reading.get_future().wait();
+    peer.close();
+    context.reset();
+    while (connections_to(port) > 0) std::this_thread::yield();
+    gone.set_value();
+    on_bus(bus, [] { return true; });
+    EXPECT_GE(came, 1);
+  }
 }
 
 TEST(Bus, KnowsWhatADealerHasNotSentYet) {
