@@ -204,8 +204,8 @@ Result<Restored> restore(const fs::path& data_dir, const RestoreOptions& options
   if (has_data && !options.replace) {
     return fail(Code::kConflict,
                 std::format("{} holds data already, and nothing has been changed: to have it deleted and backup {} in "
-                            "its place, say so (--replace)",
-                            data_dir.string(), *id));
+                            "its place, say so (--replace --backup {})",
+                            data_dir.string(), *id, *id));
   }
   if (auto made = make_folder(data_dir); !made) return std::unexpected(std::move(made).error());
   const auto lock = FolderLock::take(data_dir);

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <future>
@@ -766,7 +767,7 @@ TEST_F(ServerTest, DrainingAnswersWhatGatewaysSentBeforeTheyKnew) {
   registry_.publish("m", 1, doubler(), rows_of(2), true);
   start();
   ASSERT_TRUE(gateway_.ready({"m", 1}));
-  std::uint64_t asked = 0;
+  std::atomic<std::uint64_t> asked = 0;
   gateway_.before_letting_go([&] {
     std::this_thread::sleep_for(500ms);  // the gateway's own slowness
     asked = gateway_.send_locked(msg::Infer{.model = "m", .version = 1, .inputs = {f32("x", {1, 2})}},

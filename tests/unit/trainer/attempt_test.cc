@@ -388,10 +388,8 @@ class Servers : public Attempts {
   ~Servers() override { gateway_.stop(); }
 
   void send(msg::Body body, std::uint64_t correlation) {
-    Message message;
-    message.envelope.correlation = correlation;
-    message.envelope.body = std::move(body);
-    (void)gateway_.send(socket_, peer_, std::move(message));
+    const std::lock_guard lock(mutex_);
+    send_locked(std::move(body), correlation);
   }
   bool wait(const std::function<bool()>& condition) {
     std::unique_lock lock(mutex_);
@@ -434,6 +432,12 @@ class Servers : public Attempts {
   Bus gateway_;
 
  private:
+  void send_locked(msg::Body body, std::uint64_t correlation) {
+    Message message;
+    message.envelope.correlation = correlation;
+    message.envelope.body = std::move(body);
+    (void)gateway_.send(socket_, peer_, std::move(message));
+  }
   void on_message(Incoming in) {
     const std::lock_guard lock(mutex_);
     auto& body = in.message.envelope.body;
@@ -441,7 +445,7 @@ class Servers : public Attempts {
       secret_ = in.message.envelope.secret;
       peer_ = in.peer;
       socket_ = in.socket;
-      send(msg::Welcome{"g"}, 0);
+      send_locked(msg::Welcome{"g"}, 0);
     } else if (auto* beat = std::get_if<msg::Heartbeat>(&body)) {
       beats_.push_back(*beat);
     } else {

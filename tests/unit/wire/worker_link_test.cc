@@ -63,6 +63,14 @@ class Gateway {
     const std::lock_guard lock(mutex);
     return last_beat;
   }
+  [[nodiscard]] int beats_so_far() {
+    const std::lock_guard lock(mutex);
+    return beats;
+  }
+  [[nodiscard]] int hellos_so_far() {
+    const std::lock_guard lock(mutex);
+    return hellos;
+  }
   [[nodiscard]] std::string address() const { return "127.0.0.1:" + std::to_string(bus.port(socket)); }
 
   std::mutex mutex;
@@ -168,12 +176,12 @@ TEST(WorkerLink, FindsTheGatewaysOfAFileThatChanges) {
     Bus bus;
     WorkerLink link(bus, kHello, {"@" + path.string()}, [] { return beat(1); }, [](const Incoming&) {});
     ASSERT_TRUE(first.wait_until([&] { return first.last_beat.has_value(); }));
-    EXPECT_EQ(second.hellos, 0);
+    EXPECT_EQ(second.hellos_so_far(), 0);
     write(first.address() + "\n" + second.address() + "\n");
     ASSERT_TRUE(second.wait_until([&] { return second.last_beat.has_value(); }));
     // A file that has gone is not an empty one.
     std::filesystem::remove(path);
-    ASSERT_TRUE(first.wait_until([&, before = first.beats] { return first.beats > before + 3; }));
+    ASSERT_TRUE(first.wait_until([&, before = first.beats_so_far()] { return first.beats > before + 3; }));
     EXPECT_EQ(link.welcomed(), 2);
   }
 }
@@ -231,7 +239,7 @@ TEST(WorkerLink, ForgetsAGatewayThatIsGoneAndSilentOnlyWhenWholeAnswersDoNotName
   ASSERT_TRUE(stays.wait_until([&] { return stays.last_beat && stays.last_beat->credits == 4; }));
   EXPECT_EQ(link.dialled(), 2);
   file.remove();  // an answer that is not whole
-  ASSERT_TRUE(stays.wait_until([&, before = stays.beats] { return stays.beats > before + 3; }));
+  ASSERT_TRUE(stays.wait_until([&, before = stays.beats_so_far()] { return stays.beats > before + 3; }));
   EXPECT_EQ(link.dialled(), 2);
   file.write(stays.address() + "\n");
   EXPECT_TRUE(comes_true([&] { return link.dialled() == 1; }));
@@ -247,7 +255,7 @@ TEST(WorkerLink, KeepsAGatewayThatAnswersWhateverTheListSays) {
   ASSERT_TRUE(comes_true([&] { return link.welcomed() == 1; }));
   file.write("");
   // Longer than a silent one would have been kept.
-  ASSERT_TRUE(gateway.wait_until([&, before = gateway.beats] { return gateway.beats > before + 4; }));
+  ASSERT_TRUE(gateway.wait_until([&, before = gateway.beats_so_far()] { return gateway.beats > before + 4; }));
   EXPECT_EQ(link.welcomed(), 1);
 }
 
