@@ -67,6 +67,10 @@ class Gateway {
     const std::lock_guard lock(mutex);
     return beats;
   }
+  [[nodiscard]] std::uint64_t last_leaving() {
+    const std::lock_guard lock(mutex);
+    return leaving;
+  }
   [[nodiscard]] int hellos_so_far() {
     const std::lock_guard lock(mutex);
     return hellos;
@@ -274,14 +278,14 @@ TEST(WorkerLink, IsLetGoOnceEveryGatewayHasAnsweredThatItLeaves) {
       [](const Incoming&) {});
   ASSERT_TRUE(first.wait_until([&] { return first.last_beat.has_value(); }));
   ASSERT_TRUE(second.wait_until([&] { return second.last_beat.has_value(); }));
-  EXPECT_EQ(first.leaving, 0U) << "only that is answered";
+  EXPECT_EQ(first.last_leaving(), 0U) << "only that is answered";
   EXPECT_FALSE(link.let_go());
   draining = true;
   link.announce();
   for (Gateway* gateway : {&first, &second}) {
     EXPECT_FALSE(link.let_go());
     ASSERT_TRUE(gateway->wait_until([&] { return gateway->leaving != 0; }));
-    gateway->send(msg::Ok{}, gateway->leaving);
+    gateway->send(msg::Ok{}, gateway->last_leaving());
   }
   const auto end = std::chrono::steady_clock::now() + 20s;
   while (!link.let_go() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
