@@ -31,7 +31,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kTickEvery = std::chrono::milliseconds(50);
 constexpr auto kRetryEvery = std::chrono::milliseconds(2);
 constexpr int kReadsPerLook = 100;  // libzmq's inbound_poll_rate
-constexpr int kBatch = 256;  // messages taken from one socket before the others get a turn
+constexpr int kBatch = 256;         // messages taken from one socket before the others get a turn
 
 Result<std::string> endpoint_of(const std::string& address) {
   const auto colon = address.rfind(':');
@@ -316,8 +316,7 @@ struct Bus::State {
 
   // Whether there was a frame.
   static bool read_frame(Socket& socket, zmq::message_t& frame) {
-    const bool there =
-        uninterrupted([&] { return socket.socket.recv(frame, zmq::recv_flags::dontwait).has_value(); });
+    const bool there = uninterrupted([&] { return socket.socket.recv(frame, zmq::recv_flags::dontwait).has_value(); });
     socket.reads = there && socket.reads + 1 < kReadsPerLook ? socket.reads + 1 : 0;
     return there;
   }
