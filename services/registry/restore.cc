@@ -71,14 +71,19 @@ class FolderLock {
       struct flock whole{};
       whole.l_type = F_WRLCK;
       whole.l_whence = SEEK_SET;
-      if (!file->is_open() || ::fcntl(file->fd(), F_SETLK, &whole) == 0) continue;
+      if (!file->is_open() || ::fcntl(file->fd(), F_SETLK, &whole) == 0) {
+        lock->held_ = true;
+        continue;
+      }
       return fail(Code::kUnavailable,
                   std::format("a {} has {} open: {}", file == &lock->own_ ? "restore" : "registry", data_dir.string(),
                               file == &lock->own_ ? "wait for its end" : "stop it before its data is replaced"));
     }
     return lock;
   }
-  ~FolderLock() { ::unlink(path_.c_str()); }
+  ~FolderLock() {
+    if (held_) ::unlink(path_.c_str());  // else it is another one's
+  }
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
@@ -89,6 +94,7 @@ class FolderLock {
   const fs::path path_;
   const File own_;
   const File database_;  // not open when there is no database
+  bool held_ = false;    // its own
 };
 
 // What a restore that was cut short has left: the folder is again as it was before, or as the backup has it.

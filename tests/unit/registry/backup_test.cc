@@ -1,3 +1,7 @@
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <condition_variable>
 #include <fstream>
 #include <map>
@@ -552,6 +556,40 @@ TEST_F(BackupTest, AFirstRestoreThatWasCutShortIsRunAgain) {
   ASSERT_TRUE(restored) << restored.error().message;
   EXPECT_EQ(records_in(target_.path()), before);
   EXPECT_TRUE(Server::start(bus, options));
+}
+
+TEST_F(BackupTest, TwoRestoresAtOnceAreKeptApartAndTheLockStays) {
+  store_dataset("one", "first");
+  make();
+  const fs::path lock = target_.path() / "restore.lock";
+  int held[2];
+  int end[2];
+  ASSERT_EQ(::pipe(held), 0);
+  ASSERT_EQ(::pipe(end), 0);
+  const pid_t other = ::fork();
+  if (other == 0) {
+    ::close(end[1]);
+    const int file = ::open(lock.c_str(), O_RDWR | O_CREAT, 0640);
+    struct flock whole{};
+    whole.l_type = F_WRLCK;
+    whole.l_whence = SEEK_SET;
+    char byte = ::fcntl(file, F_SETLK, &whole) == 0 ? 'y' : 'n';
+    (void)!::write(held[1], &byte, 1);
+    (void)!::read(end[0], &byte, 1);
+    ::_exit(0);
+  }
+  char byte = 'n';
+  EXPECT_EQ(::read(held[0], &byte, 1), 1);
+  EXPECT_EQ(byte, 'y');
+  const auto refused = restore_to(target_.path());
+  ::close(end[1]);
+  ::waitpid(other, nullptr, 0);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kUnavailable);
+  EXPECT_TRUE(fs::exists(lock));
+  for (const int fd : {held[0], held[1], end[0]}) ::close(fd);
+  EXPECT_TRUE(restore_to(target_.path()));
+  EXPECT_FALSE(fs::exists(lock));
 }
 
 TEST_F(BackupTest, WhatAnotherRestoreHasLeftDoesNotMakeTheLastOneBeDoneAgain) {
