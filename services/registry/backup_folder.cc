@@ -1,7 +1,5 @@
 #include "services/registry/backup_folder.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cstring>
@@ -52,10 +50,7 @@ std::string text_of(const std::vector<std::byte>& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-std::string chunk_name(const Digest& digest) {
-  const std::string hex = to_hex(digest);
-  return std::format("{}{}/{}", kChunkFolder, hex.substr(0, 2), hex.substr(2));
-}
+std::string name_of(const Digest& digest) { return std::string(kChunkFolder) + chunk_name(digest); }
 
 std::string manifest_text(const BackupManifest& manifest) {
   const msg::Backup& backup = manifest.backup;
@@ -291,7 +286,7 @@ Result<std::vector<msg::BackupFile>> BackupFolder::files(std::string_view id, st
         return fail(Code::kDataLoss, std::format("backup {}: its list of chunks is damaged", id));
       Digest digest;
       std::memcpy(digest.bytes.data(), digests.data() + at, kDigestBytes);
-      name = chunk_name(digest);
+      name = name_of(digest);
     }
     std::error_code error;
     const auto size = fs::file_size(folder_ / name, error);
@@ -316,7 +311,7 @@ Result<std::vector<std::byte>> BackupFolder::read(std::string_view id, std::stri
     std::string hex(file.substr(kChunkFolder.size()));
     std::erase(hex, '/');
     const auto digest = digest_from_hex(hex);
-    return digest && chunk_name(*digest) == file;
+    return digest && name_of(*digest) == file;
   };
   if (!is_own() && !is_chunk()) return fail(Code::kNotFound, std::format("backup {} has no file of that name", id));
   if (offset_bytes > std::uint64_t{1} << 60) return fail(Code::kInvalidArgument, "an offset beyond every file");

@@ -44,12 +44,9 @@ Result<std::vector<std::byte>> read_whole(const fs::path& path) {
   return bytes;
 }
 
-fs::path path_in(const fs::path& folder, const Digest& digest) {
-  const std::string hex = to_hex(digest);
-  return folder / hex.substr(0, 2) / hex.substr(2);
-}
-
 }  // namespace
+
+std::string chunk_name(const Digest& digest) { return to_hex(digest).insert(2, 1, '/'); }
 
 std::size_t DigestHash::operator()(const Digest& digest) const noexcept {
   std::size_t hash = 0;  // the digest's own bytes are as good as random
@@ -100,7 +97,7 @@ Result<std::unique_ptr<ChunkStore>> ChunkStore::open(const fs::path& folder, std
   return store;
 }
 
-fs::path ChunkStore::path_of(const Digest& digest) const { return path_in(folder_, digest); }
+fs::path ChunkStore::path_of(const Digest& digest) const { return folder_ / chunk_name(digest); }
 
 // Whether the chunk is there, whole; then it counts as put just now.
 Result<bool> ChunkStore::keep_existing(const Digest& digest, const fs::path& path) {
@@ -155,7 +152,7 @@ Result<std::vector<std::byte>> ChunkStore::get(const Digest& digest) const { ret
 
 Result<std::vector<std::byte>> ChunkStore::get(const fs::path& folder, const Digest& digest) {
   if (digest.empty()) return fail(Code::kNotFound, "there is no chunk without a digest");
-  auto bytes = read_whole(path_in(folder, digest));
+  auto bytes = read_whole(folder / chunk_name(digest));
   if (!bytes) {
     auto error = std::move(bytes).error();
     error.message += ": " + to_hex(digest);
@@ -214,7 +211,6 @@ Result<std::vector<Digest>> ChunkStore::digests() const {
   std::vector<Digest> all;
   const auto read = each_file([&](const Digest& digest, const fs::path&) { all.push_back(digest); });
   if (!read) return std::unexpected(read.error());
-  std::ranges::sort(all, {}, &Digest::bytes);
   return all;
 }
 

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <unordered_set>
 #include <vector>
 
@@ -28,6 +29,9 @@ using DigestSet = std::unordered_set<Digest, DigestHash>;
 
 // Makes a folder and those it lies in, so that they are there after a power cut too. Errors: kUnavailable.
 [[nodiscard]] Result<void> make_folder(const std::filesystem::path& folder);
+
+// Of a chunk, in a folder of chunks: "ab/cdef...".
+[[nodiscard]] std::string chunk_name(const Digest& digest);
 
 // Layout: <folder>/ab/cdef..., the digest in hexadecimal; <folder>/tmp/ holds what is being written and is emptied at
 // open. Threads: thread-safe. Only one process may use a folder at a time (the database beside it is locked).
@@ -52,7 +56,7 @@ class ChunkStore {
   // Of a chunk, as the disk has it; nullopt: it is not there. Does not look at its bytes.
   [[nodiscard]] std::optional<std::uint64_t> size_of(const Digest& digest) const;
 
-  // Of all that are there, in order. Errors: kInternal (a folder cannot be read).
+  // Of all that are there, in no order. Errors: kInternal (a folder cannot be read).
   [[nodiscard]] Result<std::vector<Digest>> digests() const;
 
   // Deletes the chunks that are not in `referenced` and were last put before `older_than`; returns how many.
