@@ -1,13 +1,14 @@
 """What each way of scaling and upgrading changes, and what it leaves alone: the table of docs/kubernetes.md."""
 
 import copy
+import re
 import shutil
 
 import pytest
 import yaml
 
 import live
-from chart import CHART, HELMS, NEWEST, Refused, arguments_of, changes, helm, notes, pod_template, pods, render
+from chart import CHART, HELMS, NEWEST, Refused, arguments_of, changes, helm, notes, pod_template, pods, render, text
 
 SCALED = ("inferencer.autoscaling.enabled=true",)
 DEPLOYMENT = ("Deployment", "demo-slipway-inferencer")
@@ -218,6 +219,36 @@ def test_workers_find_every_gateway_ready_or_not():
                                    "appProtocol": "tcp"}
     for component in ("inferencer", "trainer"):
         assert 'gateways = ["demo-slipway-gateway-zmq.ml.svc.cluster.local.:7070"]' in config(render(), component)
+
+
+def dialled(objects):
+    """Each host and port that a service is told to dial, with who is told."""
+    for (kind, name), thing in objects.items():
+        for setting, places in re.findall(r"^(gateways|registry|registry-events) = (.+)$", thing.get("data", {}).get(
+                "config.toml", ""), re.M) if kind == "ConfigMap" else ():
+            for place in re.findall(r'"([^"]+)"', places):
+                yield name, setting, *place.rsplit(":", 1)
+
+
+def test_services_dial_names_that_no_search_domain_is_tried_for():
+    """Pods resolve with ndots:5, and the name of a Service has four dots: each look-up would be several."""
+    objects = render("clusterDomain=example.org", files=("pools",))
+    found = sorted(dialled(objects))
+    assert {(setting, int(port)) for _, setting, _, port in found} == {("gateways", 7070), ("registry", 7071),
+                                                                      ("registry-events", 7072)}
+    assert {name for name, setting, _, _ in found if setting == "registry"} == {
+        name for kind, name in objects if kind == "Deployment"}
+    for _, _, host, port in found:
+        service, _, rest = host.partition(".")
+        assert rest == "ml.svc.example.org."
+        assert int(port) in [entry["port"] for entry in objects["Service", service]["spec"]["ports"]]
+
+
+def test_urls_name_hosts_as_clients_send_them():
+    """A name with a dot at its end would be in the Host field, where proxies and meshes do not know it."""
+    hosts = [re.findall(r"//([^/:\"]+)", text(*BACKUP, files=(name,))) for name in ("keda", "base")]
+    hosts = {host for found in hosts for host in found if ".svc." in host}
+    assert hosts == {f"demo-slipway-{service}.ml.svc.cluster.local" for service in ("gateway", "gateway-zmq", "registry")}
 
 
 def test_two_releases_do_not_take_each_others_workers():

@@ -3,15 +3,14 @@
 {{- define "slipway.config" -}}
 {{- $root := .root -}}
 {{- $values := .values -}}
-{{- $registry := include "slipway.host" (dict "root" $root "service" "registry") -}}
-{{- $gateways := list (printf "%s.:7070" (include "slipway.host" (dict "root" $root "service" "gateway-zmq"))) -}}
+{{- $gateways := list (include "slipway.address" (dict "root" $root "service" "gateway-zmq" "port" 7070)) -}}
 {{- $config := dict "listen-address" "0.0.0.0" "log-format" $root.Values.logging.format "log-level" $root.Values.logging.level -}}
 {{- $_ := set $config "release-id" (printf "%s/%s" $root.Release.Namespace (include "slipway.fullname" $root)) -}}
 {{- if ne .component "registry" -}}
-{{- $_ := set $config "registry" (printf "%s:7071" $registry) -}}
+{{- $_ := set $config "registry" (include "slipway.address" (dict "root" $root "service" "registry" "port" 7071)) -}}
 {{- end -}}
 {{- if has .component (list "gateway" "inferencer") -}}
-{{- $_ := set $config "registry-events" (printf "%s:7072" $registry) -}}
+{{- $_ := set $config "registry-events" (include "slipway.address" (dict "root" $root "service" "registry" "port" 7072)) -}}
 {{- end -}}
 {{- with (include "slipway.storage" . | fromYaml).path -}}
 {{- $_ := set $config (get (dict "registry" "data-dir" "trainer" "work-dir" "inferencer" "cache-dir") $.component) . -}}

@@ -64,6 +64,11 @@ annotations:
 {{ include "slipway.fullname" .root }}-{{ .service }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}
 {{- end -}}
 
+{{/* {root, service, port}: where services dial it. The dot keeps resolvers from trying the pod's search domains first. */}}
+{{- define "slipway.address" -}}
+{{ include "slipway.host" . }}.:{{ .port }}
+{{- end -}}
+
 {{- define "slipway.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}{{ default (include "slipway.fullname" .) .Values.serviceAccount.name }}
 {{- else -}}{{ default "default" .Values.serviceAccount.name }}
