@@ -53,7 +53,8 @@ WRONG = ["gateway.replicaCount=three", "gateway.replicaCount=-1", "inferencer.au
          "gateway.podDisruptionBudget.maxUnavailable=half", "registry.backup.retention=0", "registry.backup.schedule=nightly",
          "registry.backup.schedule=17 3 * *", "registry.backup.timeZone=Local time",
          "registry.backup.startingDeadlineSeconds=9", "registry.backup.destination.accessModes[0]=ReadOnlyMany",
-         "registry.restore.from=../20260131T120000Z", "clusterDomain=cluster.local.", "clusterDomain="]
+         "registry.restore.from=../20260131T120000Z", "clusterDomain=cluster.local.", "clusterDomain=",
+         "listenAddress=127.0.0.1", "listenAddress=[::]"]
 
 
 @pytest.mark.parametrize("major", HELMS)

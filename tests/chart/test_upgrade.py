@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import live
-from chart import CHART, HELMS, NEWEST, Refused, arguments_of, changes, helm, notes, pod_template, pods, render, text
+from chart import CHART, HELMS, NEWEST, REPO, Refused, arguments_of, changes, helm, notes, pod_template, pods, render, text
 
 SCALED = ("inferencer.autoscaling.enabled=true",)
 DEPLOYMENT = ("Deployment", "demo-slipway-inferencer")
@@ -242,6 +242,34 @@ def test_services_dial_names_that_no_search_domain_is_tried_for():
         service, _, rest = host.partition(".")
         assert rest == "ml.svc.example.org."
         assert int(port) in [entry["port"] for entry in objects["Service", service]["spec"]["ports"]]
+
+
+def flags(objects):
+    """Of every service: the settings it is given as flags, which win over its environment."""
+    found = {}
+    for thing, meta, spec in pods(objects):
+        if thing["kind"] in ("Deployment", "StatefulSet"):
+            pairs = [word.removeprefix("--").split("=", 1) for word in spec["containers"][0]["args"]]
+            found[thing["metadata"]["name"]] = dict(pairs)
+    return found
+
+
+def test_services_listen_where_the_values_say():
+    assert {given["listen-address"] for given in flags(render(files=("pools",))).values()} == {"0.0.0.0"}
+    given = flags(render("listenAddress=::", files=("pools",)))
+    assert len(given) == 6 and {one["listen-address"] for one in given.values()} == {"::"}
+
+
+def test_what_images_set_does_not_win_over_the_values():
+    """The environment wins over the file: what an image has in it must be a flag here, or the same."""
+    set_by_images = dict(re.findall(r"^ENV SLIPWAY_(\w+)=(\S+)", (REPO / "Dockerfile").read_text(), re.M))
+    assert "LISTEN_ADDRESS" in set_by_images
+    objects = render()
+    for name, given in flags(objects).items():
+        written = dict(line.split(" = ") for line in config(objects, name.removeprefix("demo-slipway-")))
+        for variable, value in set_by_images.items():
+            setting = variable.lower().replace("_", "-")
+            assert setting in given or written.get(setting, f'"{value}"') == f'"{value}"', (name, setting)
 
 
 def test_urls_name_hosts_as_clients_send_them():

@@ -4,7 +4,7 @@
 {{- $root := .root -}}
 {{- $values := .values -}}
 {{- $gateways := list (include "slipway.address" (dict "root" $root "service" "gateway-zmq" "port" 7070)) -}}
-{{- $config := dict "listen-address" "0.0.0.0" "log-format" $root.Values.logging.format "log-level" $root.Values.logging.level -}}
+{{- $config := dict "log-format" $root.Values.logging.format "log-level" $root.Values.logging.level -}}
 {{- $_ := set $config "release-id" (printf "%s/%s" $root.Release.Namespace (include "slipway.fullname" $root)) -}}
 {{- if ne .component "registry" -}}
 {{- $_ := set $config "registry" (include "slipway.address" (dict "root" $root "service" "registry" "port" 7071)) -}}

@@ -211,7 +211,8 @@ spec:
     - name: {{ .component }}
       image: {{ include "slipway.image" (dict "root" $root "image" $values.image) }}
       imagePullPolicy: {{ $values.image.pullPolicy }}
-      args: [--config=/etc/slipway/config.toml]
+      # The address as a flag: the images set it in the environment, which wins over the file.
+      args: [--config=/etc/slipway/config.toml, "--listen-address={{ $root.Values.listenAddress }}"]
       {{- if or $root.Values.auth.enabled $values.extraEnv }}
       env:
         {{- if $root.Values.auth.enabled }}
