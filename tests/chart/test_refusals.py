@@ -29,6 +29,9 @@ SENTENCES = {
     ("gateway.service.type=LoadBalancer",): "set networkPolicy.api.allowExternal=true",
     ("gateway.ingress.enabled=true",): "list the namespace of what serves it in networkPolicy.api.from",
     ("gateway.httpRoute.enabled=true", "networkPolicy.enabled=false"): "name the Gateway that it belongs to",
+    ("ipFamilies={IPv6}",): "set listenAddress=::",
+    ("ipFamilyPolicy=PreferDualStack",): "set listenAddress=::",
+    ("ipFamilyPolicy=SingleStack", "ipFamilies={IPv6,IPv4}", "listenAddress=::"): "name one of them",
     ("trainer.resources.limits.memory=lots",): "write e.g. 512Mi or 10Gi",
     ("inferencer.pools.a.resources.requests.memory=8GB",): "8GB is no amount of memory",
     ("registry.resources.limits.memory=lots",): "write e.g. 512Mi or 10Gi",
@@ -54,7 +57,7 @@ WRONG = ["gateway.replicaCount=three", "gateway.replicaCount=-1", "inferencer.au
          "registry.backup.schedule=17 3 * *", "registry.backup.timeZone=Local time",
          "registry.backup.startingDeadlineSeconds=9", "registry.backup.destination.accessModes[0]=ReadOnlyMany",
          "registry.restore.from=../20260131T120000Z", "clusterDomain=cluster.local.", "clusterDomain=",
-         "listenAddress=127.0.0.1", "listenAddress=[::]"]
+         "listenAddress=127.0.0.1", "listenAddress=[::]", "ipFamilies[0]=ipv6", "ipFamilyPolicy=DualStack"]
 
 
 @pytest.mark.parametrize("major", HELMS)

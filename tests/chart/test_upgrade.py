@@ -260,6 +260,16 @@ def test_services_listen_where_the_values_say():
     assert len(given) == 6 and {one["listen-address"] for one in given.values()} == {"::"}
 
 
+def test_the_api_may_have_two_families_and_each_pod_is_dialled_once():
+    given = ("metrics.serviceMonitor.enabled=true", "listenAddress=::")
+    assert "ipFamil" not in text(*given)
+    objects = render(*given, "ipFamilyPolicy=PreferDualStack", "ipFamilies={IPv6,IPv4}")
+    families = {name: (thing["spec"]["ipFamilyPolicy"], thing["spec"]["ipFamilies"])
+                for (kind, name), thing in objects.items() if kind == "Service"}
+    assert families.pop("demo-slipway-gateway") == ("PreferDualStack", ["IPv6", "IPv4"])
+    assert len(families) == 3 and all(one == ("SingleStack", ["IPv6"]) for one in families.values())
+
+
 def test_what_images_set_does_not_win_over_the_values():
     """The environment wins over the file: what an image has in it must be a flag here, or the same."""
     set_by_images = dict(re.findall(r"^ENV SLIPWAY_(\w+)=(\S+)", (REPO / "Dockerfile").read_text(), re.M))

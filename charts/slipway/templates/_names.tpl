@@ -69,6 +69,24 @@ annotations:
 {{ include "slipway.host" . }}.:{{ .port }}
 {{- end -}}
 
+{{/* Address families of a Service that clients of the API use. */}}
+{{- define "slipway.families" -}}
+{{- with .Values.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.ipFamilies }}
+ipFamilies: {{ toJson . }}
+{{- end }}
+{{- end -}}
+
+{{/* Of one that stands for pods: of two families, each pod would be dialled and scraped once for each. */}}
+{{- define "slipway.oneFamily" -}}
+{{- with .Values.ipFamilies }}
+ipFamilyPolicy: SingleStack
+ipFamilies: [{{ first . }}]
+{{- end }}
+{{- end -}}
+
 {{- define "slipway.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}{{ default (include "slipway.fullname" .) .Values.serviceAccount.name }}
 {{- else -}}{{ default "default" .Values.serviceAccount.name }}

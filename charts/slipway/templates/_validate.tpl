@@ -28,8 +28,20 @@
 {{- if and .Values.gateway.httpRoute.enabled (not .Values.gateway.httpRoute.parentRefs) -}}
 {{- fail "gateway.httpRoute is enabled without parentRefs: name the Gateway that it belongs to, e.g. gateway.httpRoute.parentRefs[0].name=public" -}}
 {{- end -}}
+{{- include "slipway.validateFamilies" . -}}
 {{- include "slipway.validateVolume" . -}}
 {{- include "slipway.validateBackup" . -}}
+{{- end -}}
+
+{{- define "slipway.validateFamilies" -}}
+{{- $policy := .Values.ipFamilyPolicy -}}
+{{- $families := .Values.ipFamilies -}}
+{{- if and (eq $policy "SingleStack") (gt (len $families) 1) -}}
+{{- fail (printf "ipFamilyPolicy is SingleStack, but ipFamilies are %s: name one of them, or set ipFamilyPolicy=PreferDualStack" (join " and " $families)) -}}
+{{- end -}}
+{{- if and (ne .Values.listenAddress "::") (or (has "IPv6" $families) (hasSuffix "DualStack" $policy)) -}}
+{{- fail (printf "listenAddress is %s, but Services may have IPv6 addresses, on which no pod would answer: set listenAddress=::" .Values.listenAddress) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "slipway.validateGrace" -}}
