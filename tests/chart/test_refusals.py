@@ -24,6 +24,9 @@ SENTENCES = {
     (f"inferencer.pools.a.{ON}", "inferencer.pools.a.autoscaling.targetOutstandingPerReplica=4"):
         "give each its own autoscaling.metrics",
     ("inferencer.pools.a.terminationGracePeriodSeconds=3",): "inferencer.pools.a.terminationGracePeriodSeconds is 3",
+    ("inferencer.pools.default.slots=1",): "inferencer.pools.default: a pool's name",
+    ("inferencer.pools.A.slots=1",): "inferencer.pools.A: a pool's name",
+    (f"inferencer.pools.{'a' * 16}.slots=1",): "at most 15",
     ("gateway.podDisruptionBudget.minAvailable=2",): "Lower it, or use maxUnavailable",
     ("registry.podDisruptionBudget.minAvailable=1",): "Lower it, or use maxUnavailable",
     ("gateway.service.type=LoadBalancer",): "set networkPolicy.api.allowExternal=true",
@@ -43,18 +46,17 @@ SENTENCES = {
     ("registry.backup.enabled=true", "registry.backup.destination.existingClaim=a", "registry.persistence.existingClaim=a"):
         "is a, where the data is",
 }
-# What the schema says; each major in its own words, with the place.
+# What the schema says: one line, with the place.
 UNKNOWN = ["gateway.replicacount=3", "inferencr.replicaCount=3", "gateway.config.max-body-byte=1", "global2=1",
            "inferencer.pools.a.replicas=3", "inferencer.pools.a.pools.b.slots=1", "gateway.config.cluster-secret=x",
            "metrics.podmonitor.enabled=true", "registry.autoscaling.enabled=true", "trainer.slots=2",
            "registry.backup.keep=3", "registry.backup.destination.claim=x", "registry.restore.id=20260131T120000Z",
-           "registry.config.backup-dir=/x"]
+           "registry.config.backup-dir=/x", "inferencer.pools.a.config.max-rows=1"]
 WRONG = ["gateway.replicaCount=three", "gateway.replicaCount=-1", "inferencer.autoscaling.engine=vpa", "auth.enabled=maybe",
          "registry.persistence.size=big", "registry.persistence.accessModes[0]=ReadWriteMany", "gateway.service.port=0",
-         "inferencer.pools.default.slots=1", "inferencer.pools.A.slots=1", "auth.clusterSecret=short", "logging.level=loud",
-         "gateway.image.digest=latest", "gateway.config.max-body-bytes=64Mi", "inferencer.slots=0",
-         "gateway.podDisruptionBudget.maxUnavailable=half", "registry.backup.retention=0", "registry.backup.schedule=nightly",
-         "registry.backup.schedule=17 3 * *", "registry.backup.timeZone=Local time",
+         "auth.clusterSecret=short", "logging.level=loud", "gateway.image.digest=latest", "gateway.config.max-body-bytes=64Mi",
+         "inferencer.slots=0", "inferencer.pools.a.slots=0", "gateway.podDisruptionBudget.maxUnavailable=half", "registry.backup.retention=0",
+         "registry.backup.schedule=nightly", "registry.backup.schedule=17 3 * *", "registry.backup.timeZone=Local time",
          "registry.backup.startingDeadlineSeconds=9", "registry.backup.destination.accessModes[0]=ReadOnlyMany",
          "registry.restore.from=../20260131T120000Z", "clusterDomain=cluster.local.", "clusterDomain=",
          "listenAddress=127.0.0.1", "listenAddress=[::]", "ipFamilies[0]=ipv6", "ipFamilyPolicy=DualStack"]
@@ -73,8 +75,11 @@ def test_a_sentence_says_what_to_do(sets, major):
 def test_what_is_unknown_or_of_another_type_is_refused_with_its_place(value, major):
     with pytest.raises(Refused) as refused:
         render(value, major=major)
-    parts = value.partition("=")[0].partition("[")[0].split(".")
-    assert any(part in str(refused.value) for part in parts), str(refused.value)
+    parts = value.partition("=")[0].replace("[", ".").replace("]", "").split(".")
+    places = [f"- at '{''.join('/' + part for part in parts[:i])}': additional properties '{parts[i]}' not allowed"
+              for i in range(len(parts))] if value in UNKNOWN else [f"- at '/{'/'.join(parts)}': "]
+    said = [line.strip() for line in str(refused.value).splitlines() if line.lstrip().startswith("- at")]
+    assert len(said) == 1 and said[0].startswith(tuple(places)), refused.value
 
 
 @pytest.mark.parametrize("major", HELMS)

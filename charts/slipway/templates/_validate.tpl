@@ -8,6 +8,11 @@
 {{- if gt (int .Values.registry.replicaCount) 1 -}}
 {{- fail (printf "registry.replicaCount is %v: there is one registry in a release, since two would write the same files. Set it to 1; predictions go on while it is away, and a second installation is a second release" .Values.registry.replicaCount) -}}
 {{- end -}}
+{{- range $name, $_ := .Values.inferencer.pools -}}
+{{- if or (eq $name "default") (not (regexMatch "^[a-z]([-a-z0-9]{0,13}[a-z0-9])?$" $name)) -}}
+{{- fail (printf "inferencer.pools.%s: a pool's name is part of its objects' names: at most 15 lower-case letters, digits and hyphens, a letter first, no hyphen last; and not `default`, which are the inferencers outside of pools" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- range include "slipway.parts" . | fromYamlArray -}}
 {{- $path := include "slipway.partPath" . -}}
 {{- include "slipway.validatePart" (merge (dict "root" $ "path" $path) .) -}}
