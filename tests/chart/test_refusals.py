@@ -4,6 +4,10 @@ import pytest
 
 from chart import HELMS, Refused, render
 
+def variables(part, *names):
+    return tuple(f"{part}.extraEnv[{i}].name={name}" for i, name in enumerate(names))
+
+
 ON = "autoscaling.enabled=true"
 RESTORE = ("registry.restore.enabled=true", "registry.restore.from=20260131T120000Z")
 SENTENCES = {
@@ -32,6 +36,20 @@ SENTENCES = {
     ("gateway.service.type=LoadBalancer",): "set networkPolicy.api.allowExternal=true",
     ("gateway.ingress.enabled=true",): "list the namespace of what serves it in networkPolicy.api.from",
     ("gateway.httpRoute.enabled=true", "networkPolicy.enabled=false"): "name the Gateway that it belongs to",
+    variables("gateway", "A", "B", "A"): "gateway.extraEnv has A twice",
+    variables("inferencer.pools.a", "SLIPWAY_DRAIN_SECONDS"): "set inferencer.pools.a.shutdown.drainSeconds instead",
+    variables("gateway", "SLIPWAY_DRAIN_GRACE_MS"): "set gateway.shutdown.delaySeconds instead",
+    variables("inferencer", "SLIPWAY_INSTANCES"): "set inferencer.slots instead",
+    variables("trainer", "SLIPWAY_CHECKPOINT_SECONDS"): "set trainer.checkpoint.everySeconds instead",
+    variables("trainer", "SLIPWAY_CACHE_BYTES"): "set trainer.config.cache-bytes instead",
+    variables("gateway", "SLIPWAY_LISTEN_ADDRESS"): "set listenAddress instead",
+    variables("registry", "SLIPWAY_CLUSTER_SECRET"): "set auth.existingSecret instead",
+    variables("registry", "SLIPWAY_LOG_LEVEL"): "set registry.config.log-level instead",
+    variables("registry", "SLIPWAY_DATA_DIR"): "leave it out",
+    variables("trainer", "SLIPWAY_REGISTRY"): "leave it out",
+    variables("gateway", "SLIPWAY_HTTP_PORT"): "leave it out",
+    ("gateway.config.max-body-bytes=1", *variables("gateway", "SLIPWAY_MAX_BODY_BYTES")):
+        "set gateway.config.max-body-bytes instead",
     ("ipFamilies={IPv6}",): "set listenAddress=::",
     ("ipFamilyPolicy=PreferDualStack",): "set listenAddress=::",
     ("ipFamilyPolicy=SingleStack", "ipFamilies={IPv6,IPv4}", "listenAddress=::"): "name one of them",
@@ -55,11 +73,12 @@ UNKNOWN = ["gateway.replicacount=3", "inferencr.replicaCount=3", "gateway.config
 WRONG = ["gateway.replicaCount=three", "gateway.replicaCount=-1", "inferencer.autoscaling.engine=vpa", "auth.enabled=maybe",
          "registry.persistence.size=big", "registry.persistence.accessModes[0]=ReadWriteMany", "gateway.service.port=0",
          "auth.clusterSecret=short", "logging.level=loud", "gateway.image.digest=latest", "gateway.config.max-body-bytes=64Mi",
-         "inferencer.slots=0", "inferencer.pools.a.slots=0", "gateway.podDisruptionBudget.maxUnavailable=half", "registry.backup.retention=0",
-         "registry.backup.schedule=nightly", "registry.backup.schedule=17 3 * *", "registry.backup.timeZone=Local time",
-         "registry.backup.startingDeadlineSeconds=9", "registry.backup.destination.accessModes[0]=ReadOnlyMany",
+         "inferencer.slots=0", "inferencer.pools.a.slots=0", "gateway.podDisruptionBudget.maxUnavailable=half",
+         "registry.backup.retention=0", "registry.backup.schedule=nightly", "registry.backup.schedule=17 3 * *",
+         "registry.backup.timeZone=Local time", "registry.backup.startingDeadlineSeconds=9", "registry.backup.destination.accessModes[0]=ReadOnlyMany",
          "registry.restore.from=../20260131T120000Z", "clusterDomain=cluster.local.", "clusterDomain=",
-         "listenAddress=127.0.0.1", "listenAddress=[::]", "ipFamilies[0]=ipv6", "ipFamilyPolicy=DualStack"]
+         "listenAddress=127.0.0.1", "listenAddress=[::]", "ipFamilies[0]=ipv6", "ipFamilyPolicy=DualStack",
+         "gateway.extraEnv[0].name=1"]
 
 
 @pytest.mark.parametrize("major", HELMS)
@@ -80,6 +99,17 @@ def test_what_is_unknown_or_of_another_type_is_refused_with_its_place(value, maj
               for i in range(len(parts))] if value in UNKNOWN else [f"- at '/{'/'.join(parts)}': "]
     said = [line.strip() for line in str(refused.value).splitlines() if line.lstrip().startswith("- at")]
     assert len(said) == 1 and said[0].startswith(tuple(places)), refused.value
+
+
+@pytest.mark.parametrize("major", HELMS)
+def test_a_variable_has_a_name(major):
+    with pytest.raises(Refused, match="at '/gateway/extraEnv/0': missing property 'name'"):
+        render("gateway.extraEnv[0].value=x", major=major)
+
+
+def test_the_environment_may_say_what_the_chart_does_not():
+    render("trainer.extraEnv[0].value=1", *variables("trainer", "SLIPWAY_MEMORY_MIB", "LD_DEBUG"), "inferencer.pools.a=null")
+    render("registry.backup.enabled=true", "registry.replicaCount=0")  # so docs/kubernetes.md replaces a lost volume
 
 
 @pytest.mark.parametrize("major", HELMS)

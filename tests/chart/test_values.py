@@ -13,8 +13,7 @@ from chart import CHART, REPO, VALUES
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 # Settings of the services that the chart makes from other values, or that must be as they are.
-OWN = {"gateway": {"http-port", "bus-port", "registry", "registry-events", "drain-seconds", "drain-grace-ms",
-                   "ready-alone-after-seconds"},
+OWN = {"gateway": {"http-port", "bus-port", "registry", "registry-events", "drain-seconds", "drain-grace-ms"},
        "inferencer": {"gateways", "registry", "registry-events", "cache-dir", "instances", "threads", "drain-seconds"},
        "trainer": {"gateways", "registry", "work-dir", "threads", "checkpoint-seconds", "drain-seconds"},
        "registry": {"data-dir", "backup-dir", "bus-port", "events-port", "drain-seconds"}}

@@ -17,9 +17,11 @@
 {{- $path := include "slipway.partPath" . -}}
 {{- include "slipway.validatePart" (merge (dict "root" $ "path" $path) .) -}}
 {{- end -}}
-{{- include "slipway.validateGrace" (dict "path" "registry" "values" .Values.registry) -}}
-{{- include "slipway.validateMemory" (dict "path" "registry" "values" .Values.registry) -}}
-{{- include "slipway.validateBudget" (dict "path" "registry" "values" .Values.registry) -}}
+{{- $registry := dict "root" . "path" "registry" "component" "registry" "values" .Values.registry -}}
+{{- include "slipway.validateGrace" $registry -}}
+{{- include "slipway.validateMemory" $registry -}}
+{{- include "slipway.validateBudget" $registry -}}
+{{- include "slipway.validateEnv" $registry -}}
 {{- $service := .Values.gateway.service -}}
 {{- $api := .Values.networkPolicy.api -}}
 {{- if and .Values.networkPolicy.enabled (ne $service.type "ClusterIP") (not $api.allowExternal) (not $api.from) -}}
@@ -76,12 +78,37 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The environment wins over the file that the chart writes: what else the chart makes of a setting would not know. */}}
+{{- define "slipway.validateEnv" -}}
+{{- $part := . -}}
+{{- $path := .path -}}
+{{- $file := include "slipway.config" . -}}
+{{- $values := dict "drain-seconds" "shutdown.drainSeconds" "drain-grace-ms" "shutdown.delaySeconds" "instances" "slots" "threads" "threads" "checkpoint-seconds" "checkpoint.everySeconds" -}}
+{{- $seen := dict -}}
+{{- range .values.extraEnv -}}
+{{- if hasKey $seen .name -}}
+{{- fail (printf "%s.extraEnv has %s twice: leave one of them out" $path .name) -}}
+{{- end -}}
+{{- $_ := set $seen .name true -}}
+{{- $setting := "" -}}
+{{- if hasPrefix "SLIPWAY_" .name }}{{ $setting = trimPrefix "SLIPWAY_" .name | lower | replace "_" "-" }}{{ end -}}
+{{- if has $setting (list "listen-address" "cluster-secret") -}}
+{{- fail (printf "%s.extraEnv has %s, which the chart sets: set %s instead" $path .name (eq $setting "listen-address" | ternary "listenAddress" "auth.existingSecret")) -}}
+{{- else if or (hasSuffix "-port" $setting) (and (has $setting (list "registry" "registry-events" "data-dir" "backup-dir" "work-dir" "cache-dir" "release-id")) (regexMatch (printf "(?m)^%s = " $setting) $file)) -}}
+{{- fail (printf "%s.extraEnv has %s, which must be as the chart's Services, volumes and probes have it: leave it out" $path .name) -}}
+{{- else if and $setting (ne $setting "gateways") (regexMatch (printf "(?m)^%s = " $setting) $file) -}}
+{{- fail (printf "%s.extraEnv has %s, which wins over what the chart sets: set %s.%s instead" $path .name $path (default (printf "config.%s" $setting) (get $values $setting))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "slipway.validatePart" -}}
 {{- $scaling := .values.autoscaling -}}
 {{- $path := .path -}}
 {{- include "slipway.validateGrace" . -}}
 {{- include "slipway.validateMemory" . -}}
 {{- include "slipway.validateBudget" . -}}
+{{- include "slipway.validateEnv" . -}}
 {{- if $scaling.enabled -}}
 {{- if eq (int .values.replicaCount) 0 -}}
 {{- fail (printf "%s.replicaCount is 0 and %s.autoscaling is enabled: an autoscaler starts pods again. To stop all, set %s.autoscaling.enabled=false too; to let it go to zero by itself, set autoscaling.engine=keda and autoscaling.minReplicas=0, and leave replicaCount at 1" $path $path $path) -}}
