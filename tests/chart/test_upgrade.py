@@ -221,6 +221,20 @@ def test_workers_find_every_gateway_ready_or_not():
         assert 'gateways = ["demo-slipway-gateway-zmq.ml.svc.cluster.local.:7070"]' in config(render(), component)
 
 
+@pytest.mark.parametrize("component", ["inferencer", "trainer"])
+def test_gateways_may_be_found_by_a_file_instead(component):
+    """A setting's environment wins over the file that the chart writes, and only a flag over that."""
+    watched = {"name": "SLIPWAY_GATEWAYS", "value": "@/etc/gateways/list"}
+    objects = render(*(f"{component}.extraEnv[0].{key}={value}" for key, value in watched.items()),
+                     f"{component}.extraVolumes[0].name=gateways", f"{component}.extraVolumes[0].configMap.name=gateways",
+                     f"{component}.extraVolumeMounts[0].name=gateways",
+                     f"{component}.extraVolumeMounts[0].mountPath=/etc/gateways")
+    container = pod_template(objects["Deployment", f"demo-slipway-{component}"])["spec"]["containers"][0]
+    assert watched in container["env"] and "gateways" not in flags(objects)[f"demo-slipway-{component}"]
+    assert {"name": "gateways", "mountPath": "/etc/gateways"} in container["volumeMounts"]
+    assert changes(render(), objects) == {("Deployment", f"demo-slipway-{component}")}
+
+
 def dialled(objects):
     """Each host and port that a service is told to dial, with who is told."""
     for (kind, name), thing in objects.items():
