@@ -1,12 +1,12 @@
-"""The commands of docs/kubernetes.md: every one of Helm's renders, every object that kubectl is told of is one of the chart's.
-What they do in a cluster is tried where there is one."""
+"""The commands of docs/kubernetes.md: Helm has each and renders what it sets, every object that kubectl is told of is one of
+the chart's. What they do in a cluster is tried where there is one."""
 
 import re
 import shlex
 
 import pytest
 
-from chart import CHART, HELMS, NEWEST, REPO, helm, render
+from chart import CHART, HELMS, NEWEST, REPO, Refused, helm, render
 
 TEXT = (REPO / "docs" / "kubernetes.md").read_text()
 CLI = "\n".join(path.read_text() for path in (REPO / "cli").glob("*.cc"))
@@ -55,10 +55,22 @@ def test_slipway_has_the_command(command):
     assert names and all(f'add_subcommand("{name}"' in CLI for name in names)
 
 
-def test_helms_flags_are_known():
-    for major, flags in ((4, ["--reset-then-reuse-values", "--force-conflicts"]), (3, ["--reset-then-reuse-values"])):
-        known = helm(major, "upgrade", "--help").stdout
-        assert all(flag in known for flag in flags)
+@pytest.mark.parametrize("major", HELMS)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("helm")])
+def test_helm_has_the_command_and_its_flags(command, major):
+    words = shlex.split(command)[1:]
+    if major == 3:
+        words = [word for word in words if word != "--force-conflicts"]  # it has no such flag and needs none
+    assert words[1] == "demo" and words[words.index("-n") + 1] == "ml"
+    usage = re.search(r"^Usage:\n +helm (\w+)", helm(major, *words, "--help").stdout, re.M)  # flags are read before it helps
+    assert usage[1] == words[0]
+
+
+@pytest.mark.parametrize("major", HELMS)
+def test_the_check_of_flags_finds_what_it_should(major):
+    for words in (["test", "demo", "--log"], ["rollback", "demo", "--keep"], ["uninstall", "demo", "-x"], ["unistall", "demo"]):
+        with pytest.raises(Refused, match="unknown"):
+            helm(major, *words, "--help")
 
 
 def test_every_row_of_the_table_has_its_values():
