@@ -33,6 +33,10 @@ SENTENCES = {
     (f"inferencer.pools.{'a' * 16}.slots=1",): "at most 15",
     ("gateway.podDisruptionBudget.minAvailable=2",): "Lower it, or use maxUnavailable",
     ("registry.podDisruptionBudget.minAvailable=1",): "Lower it, or use maxUnavailable",
+    ("registry.podDisruptionBudget.minAvailable=1%",): "minAvailable is 1% of 1 pods",
+    ("gateway.podDisruptionBudget.minAvailable=51%",): "Lower it, or use maxUnavailable",
+    ("trainer.podDisruptionBudget.maxUnavailable=0",): "Raise it to 1",
+    ("inferencer.pools.a.podDisruptionBudget.maxUnavailable=0%",): "inferencer.pools.a.podDisruptionBudget",
     ("gateway.service.type=LoadBalancer",): "set networkPolicy.api.allowExternal=true",
     ("gateway.ingress.enabled=true",): "list the namespace of what serves it in networkPolicy.api.from",
     ("gateway.httpRoute.enabled=true", "networkPolicy.enabled=false"): "name the Gateway that it belongs to",
@@ -75,8 +79,8 @@ WRONG = ["gateway.replicaCount=three", "gateway.replicaCount=-1", "inferencer.au
          "auth.clusterSecret=short", "logging.level=loud", "gateway.image.digest=latest", "gateway.config.max-body-bytes=64Mi",
          "inferencer.slots=0", "inferencer.pools.a.slots=0", "gateway.podDisruptionBudget.maxUnavailable=half",
          "registry.backup.retention=0", "registry.backup.schedule=nightly", "registry.backup.schedule=17 3 * *",
-         "registry.backup.timeZone=Local time", "registry.backup.startingDeadlineSeconds=9", "registry.backup.destination.accessModes[0]=ReadOnlyMany",
-         "registry.restore.from=../20260131T120000Z", "clusterDomain=cluster.local.", "clusterDomain=",
+         "registry.backup.timeZone=Local time", "registry.backup.startingDeadlineSeconds=9",
+         "registry.backup.destination.accessModes[0]=ReadOnlyMany", "registry.restore.from=../20260131T120000Z", "clusterDomain=cluster.local.", "clusterDomain=",
          "listenAddress=127.0.0.1", "listenAddress=[::]", "ipFamilies[0]=ipv6", "ipFamilyPolicy=DualStack",
          "gateway.extraEnv[0].name=1"]
 
@@ -105,6 +109,11 @@ def test_what_is_unknown_or_of_another_type_is_refused_with_its_place(value, maj
 def test_a_variable_has_a_name(major):
     with pytest.raises(Refused, match="at '/gateway/extraEnv/0': missing property 'name'"):
         render("gateway.extraEnv[0].value=x", major=major)
+
+
+def test_a_budget_that_lets_one_pod_go_is_none_of_ours():
+    render("gateway.podDisruptionBudget.minAvailable=50%", "trainer.podDisruptionBudget.maxUnavailable=1%")
+    render("inferencer.replicaCount=0", "inferencer.podDisruptionBudget.minAvailable=1")
 
 
 def test_the_environment_may_say_what_the_chart_does_not():

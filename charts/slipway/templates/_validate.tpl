@@ -70,11 +70,21 @@
 {{- end -}}
 
 {{- define "slipway.validateBudget" -}}
-{{- $minimum := .values.podDisruptionBudget.minAvailable -}}
+{{- $budget := .values.podDisruptionBudget -}}
+{{- $minimum := $budget.minAvailable -}}
 {{- $replicas := int .values.replicaCount -}}
 {{- with .values.autoscaling -}}{{- if .enabled }}{{ $replicas = int .minReplicas }}{{ end -}}{{- end -}}
-{{- if and .values.podDisruptionBudget.enabled (or (kindIs "float64" $minimum) (kindIs "int64" $minimum) (kindIs "int" $minimum)) (gt $replicas 0) (ge (int $minimum) $replicas) -}}
+{{- if and $budget.enabled (gt $replicas 0) -}}
+{{- if not (kindIs "invalid" $minimum) -}}
+{{- $needed := int $minimum -}}
+{{- /* Kubernetes rounds a share up. */ -}}
+{{- if kindIs "string" $minimum }}{{ $needed = int (div (add (mul (trimSuffix "%" $minimum | int) $replicas) 99) 100) }}{{ end -}}
+{{- if ge $needed $replicas -}}
 {{- fail (printf "%s.podDisruptionBudget.minAvailable is %v of %d pods: no node that they run on could ever be drained. Lower it, or use maxUnavailable" .path $minimum $replicas) -}}
+{{- end -}}
+{{- else if has (toString $budget.maxUnavailable) (list "0" "0%") -}}
+{{- fail (printf "%s.podDisruptionBudget.maxUnavailable is %v: no node that its pods run on could ever be drained. Raise it to 1" .path $budget.maxUnavailable) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
