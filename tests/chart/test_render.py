@@ -2,6 +2,7 @@
 it has no field that the API does not know, it fits the Pod Security standard `restricted`, and its parts fit each other."""
 
 import json
+import math
 import subprocess
 
 import pytest
@@ -138,6 +139,90 @@ def test_every_reference_has_its_object(case):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
                 if reference and reference["name"] != "cluster":
                     assert reference["key"] in objects["Secret", reference["name"]]["data"]
+
+
+def test_monitors_find_what_they_scrape(case):
+    objects = render(**case)
+    for (kind, name), thing in objects.items():
+        if kind not in ("ServiceMonitor", "PodMonitor"):
+            continue
+        spec = thing["spec"]
+        if kind == "ServiceMonitor":
+            found = [(one["metadata"]["labels"], one["spec"]["ports"]) for (k, _), one in objects.items() if k == "Service"]
+        else:
+            found = [(meta["labels"], [port for c in pod["containers"] for port in c.get("ports", [])])
+                     for _, meta, pod in pods(objects)]
+        for expression in spec["selector"].get("matchExpressions", []):
+            assert expression["operator"] == "In"
+            found = [(labels, ports) for labels, ports in found if labels.get(expression["key"]) in expression["values"]]
+        found = [ports for labels, ports in found if selected(spec["selector"]["matchLabels"], labels)]
+        assert found, name
+        for endpoint in spec.get("endpoints", []) + spec.get("podMetricsEndpoints", []):
+            for ports in found:
+                assert endpoint["port"] in {port["name"] for port in ports}, (name, ports)
+
+
+def test_what_comes_from_outside_finds_a_service_and_its_port(case):
+    objects = render(**case)
+    for (kind, name), thing in objects.items():
+        backends = []
+        if kind == "Ingress":
+            backends = [(path["backend"]["service"]["name"], path["backend"]["service"]["port"])
+                        for rule in thing["spec"]["rules"] for path in rule["http"]["paths"]]
+        if kind == "HTTPRoute":
+            backends = [(backend["name"], {"number": backend["port"]})
+                        for rule in thing["spec"]["rules"] for backend in rule["backendRefs"]]
+        assert bool(backends) == (kind in ("Ingress", "HTTPRoute")), name
+        for service, port in backends:
+            ports = objects["Service", service]["spec"]["ports"]
+            assert port in [{"name": entry["name"]} for entry in ports] + [{"number": entry["port"]} for entry in ports], name
+
+
+def test_ended_jobs_go_by_themselves(case):
+    for (kind, name), thing in render(**case).items():
+        if kind in ("CronJob", "Job"):
+            spec = thing["spec"]["jobTemplate"]["spec"] if kind == "CronJob" else thing["spec"]
+            assert spec["ttlSecondsAfterFinished"] >= 0 and spec["activeDeadlineSeconds"] > 0, name
+
+
+def replicas(objects, workload):
+    """The fewest and the most pods of a workload."""
+    for thing in objects.values():
+        spec = thing.get("spec", {})
+        if spec.get("scaleTargetRef", {}).get("name") == workload["metadata"]["name"]:
+            return [spec.get(f"{which}Replicas", spec.get(f"{which}ReplicaCount")) for which in ("min", "max")]
+    return [workload["spec"]["replicas"]] * 2
+
+
+def keeps_apart(template):
+    """Whether the pods of a template avoid each other."""
+    spec, labels = template["spec"], template["metadata"]["labels"]
+    rules = spec.get("affinity", {}).get("podAntiAffinity", {})
+    terms = [term["podAffinityTerm"] for term in rules.get("preferredDuringSchedulingIgnoredDuringExecution", [])]
+    terms += rules.get("requiredDuringSchedulingIgnoredDuringExecution", []) + spec.get("topologySpreadConstraints", [])
+    return any(selected(term["labelSelector"]["matchLabels"], labels) for term in terms)
+
+
+def test_one_node_never_has_all_pods_of_a_component(case):
+    objects = render(**case)
+    for (kind, name), thing in objects.items():
+        if kind in ("Deployment", "StatefulSet") and replicas(objects, thing)[1] > 1:
+            assert keeps_apart(thing["spec"]["template"]), name
+
+
+def test_no_budget_blocks_every_eviction(case):
+    objects = render(**case)
+    workloads = [thing for (kind, _), thing in objects.items() if kind in ("Deployment", "StatefulSet")]
+    for (kind, name), thing in objects.items():
+        if kind == "PodDisruptionBudget":
+            spec = thing["spec"]
+            fewest = sum(replicas(objects, workload)[0] for workload in workloads
+                         if selected(spec["selector"]["matchLabels"], workload["spec"]["template"]["metadata"]["labels"]))
+            stay, leave = spec.get("minAvailable"), spec.get("maxUnavailable")
+            if isinstance(stay, str):
+                stay = math.ceil(int(stay.removesuffix("%")) * fewest / 100)
+            assert (stay is None) != (leave is None), name
+            assert leave not in (0, "0%") and (stay is None or fewest == 0 or stay < fewest), name
 
 
 def test_ports_are_there_by_name(case):
