@@ -52,6 +52,11 @@ SENTENCES = {
     variables("registry", "SLIPWAY_DATA_DIR"): "leave it out",
     variables("trainer", "SLIPWAY_REGISTRY"): "leave it out",
     variables("gateway", "SLIPWAY_HTTP_PORT"): "leave it out",
+    ("gateway.config.cluster-secret=x",): "gateway.config.cluster-secret is made by the chart: set auth.existingSecret instead",
+    ("inferencer.pools.a.config.threads=3",): "set inferencer.pools.a.threads instead",
+    ("trainer.config.gateways={x:1}",): "set SLIPWAY_GATEWAYS in trainer.extraEnv instead",
+    ("registry.config.backup-dir=/x",): "set registry.backup.enabled=true instead",
+    ("registry.config.bus-port=1",): "leave it out",
     ("gateway.config.max-body-bytes=1", *variables("gateway", "SLIPWAY_MAX_BODY_BYTES")):
         "set gateway.config.max-body-bytes instead",
     ("ipFamilies={IPv6}",): "set listenAddress=::",
@@ -70,19 +75,19 @@ SENTENCES = {
 }
 # What the schema says: one line, with the place.
 UNKNOWN = ["gateway.replicacount=3", "inferencr.replicaCount=3", "gateway.config.max-body-byte=1", "global2=1",
-           "inferencer.pools.a.replicas=3", "inferencer.pools.a.pools.b.slots=1", "gateway.config.cluster-secret=x",
+           "inferencer.pools.a.replicas=3", "inferencer.pools.a.pools.b.slots=1",
            "metrics.podmonitor.enabled=true", "registry.autoscaling.enabled=true", "trainer.slots=2",
            "registry.backup.keep=3", "registry.backup.destination.claim=x", "registry.restore.id=20260131T120000Z",
-           "registry.config.backup-dir=/x", "inferencer.pools.a.config.max-rows=1"]
+           "inferencer.pools.a.config.max-rows=1"]
 WRONG = ["gateway.replicaCount=three", "gateway.replicaCount=-1", "inferencer.autoscaling.engine=vpa", "auth.enabled=maybe",
          "registry.persistence.size=big", "registry.persistence.accessModes[0]=ReadWriteMany", "gateway.service.port=0",
          "auth.clusterSecret=short", "logging.level=loud", "gateway.image.digest=latest", "gateway.config.max-body-bytes=64Mi",
          "inferencer.slots=0", "inferencer.pools.a.slots=0", "gateway.podDisruptionBudget.maxUnavailable=half",
          "registry.backup.retention=0", "registry.backup.schedule=nightly", "registry.backup.schedule=17 3 * *",
          "registry.backup.timeZone=Local time", "registry.backup.startingDeadlineSeconds=9",
-         "registry.backup.destination.accessModes[0]=ReadOnlyMany", "registry.restore.from=../20260131T120000Z", "clusterDomain=cluster.local.", "clusterDomain=",
-         "listenAddress=127.0.0.1", "listenAddress=[::]", "ipFamilies[0]=ipv6", "ipFamilyPolicy=DualStack",
-         "gateway.extraEnv[0].name=1"]
+         "registry.backup.destination.accessModes[0]=ReadOnlyMany", "registry.restore.from=../20260131T120000Z",
+         "clusterDomain=cluster.local.", "clusterDomain=", "listenAddress=127.0.0.1", "listenAddress=[::]", "ipFamilies[0]=ipv6",
+         "ipFamilyPolicy=DualStack", "gateway.extraEnv[0].name=1"]
 
 
 @pytest.mark.parametrize("major", HELMS)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import readme
-from chart import CHART, REPO, VALUES
+from chart import CHART, REPO, VALUES, Refused, render
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -88,8 +88,24 @@ def test_config_takes_every_setting_of_its_service(service):
     assert taken == options(service) - OWN[service] - COMMON
 
 
+@pytest.mark.parametrize("service", OWN)
+def test_config_refuses_what_the_chart_makes_in_words_of_its_own(service):
+    schemas = [resolve(SCHEMA["properties"][service])]
+    if service == "inferencer":
+        schemas.append(SCHEMA["definitions"]["pool"])
+    for schema in schemas:
+        pattern, = schema["properties"]["config"]["patternProperties"]
+        assert {name for name in options(service) if re.search(pattern, name)} == OWN[service] | COMMON
+
+
+def test_the_chart_refuses_every_setting_that_it_makes():
+    where = {name: service for service in OWN for name in OWN[service] | COMMON}
+    for name, service in where.items():
+        with pytest.raises(Refused, match=f"{service}.config.{name} is made by the chart"):
+            render(f"{service}.config.{name}=1")
+
+
 def test_what_the_chart_writes_are_settings_of_the_service():
-    from chart import render
     for (kind, name), thing in render("registry.backup.enabled=true").items():
         if kind == "ConfigMap" and "config.toml" in thing["data"]:
             keys = {line.partition(" = ")[0] for line in thing["data"]["config.toml"].splitlines()}

@@ -21,7 +21,7 @@
 {{- include "slipway.validateGrace" $registry -}}
 {{- include "slipway.validateMemory" $registry -}}
 {{- include "slipway.validateBudget" $registry -}}
-{{- include "slipway.validateEnv" $registry -}}
+{{- include "slipway.validateSettings" $registry -}}
 {{- $service := .Values.gateway.service -}}
 {{- $api := .Values.networkPolicy.api -}}
 {{- if and .Values.networkPolicy.enabled (ne $service.type "ClusterIP") (not $api.allowExternal) (not $api.from) -}}
@@ -88,26 +88,39 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The environment wins over the file that the chart writes: what else the chart makes of a setting would not know. */}}
-{{- define "slipway.validateEnv" -}}
-{{- $part := . -}}
-{{- $path := .path -}}
-{{- $file := include "slipway.config" . -}}
+{{/* {path, setting}: what to do instead of giving a setting that the chart makes; empty: it makes none of it. */}}
+{{- define "slipway.instead" -}}
 {{- $values := dict "drain-seconds" "shutdown.drainSeconds" "drain-grace-ms" "shutdown.delaySeconds" "instances" "slots" "threads" "threads" "checkpoint-seconds" "checkpoint.everySeconds" -}}
+{{- if hasKey $values .setting -}}set {{ .path }}.{{ get $values .setting }} instead
+{{- else if eq .setting "listen-address" -}}set listenAddress instead
+{{- else if eq .setting "cluster-secret" -}}set auth.existingSecret instead
+{{- else if eq .setting "gateways" -}}set SLIPWAY_GATEWAYS in {{ .path }}.extraEnv instead
+{{- else if eq .setting "backup-dir" -}}set registry.backup.enabled=true instead
+{{- else if or (hasSuffix "-port" .setting) (has .setting (list "registry" "registry-events" "data-dir" "work-dir" "cache-dir" "release-id" "announce")) -}}leave it out, since the rest of the chart relies on it
+{{- end -}}
+{{- end -}}
+
+{{/* The environment wins over the file: what else the chart makes of a setting would not know. */}}
+{{- define "slipway.validateSettings" -}}
+{{- $path := .path -}}
+{{- range $setting, $_ := .values.config -}}
+{{- with include "slipway.instead" (dict "path" $path "setting" $setting) -}}
+{{- fail (printf "%s.config.%s is made by the chart: %s" $path $setting .) -}}
+{{- end -}}
+{{- end -}}
+{{- $file := include "slipway.config" . -}}
 {{- $seen := dict -}}
 {{- range .values.extraEnv -}}
 {{- if hasKey $seen .name -}}
 {{- fail (printf "%s.extraEnv has %s twice: leave one of them out" $path .name) -}}
 {{- end -}}
 {{- $_ := set $seen .name true -}}
-{{- $setting := "" -}}
-{{- if hasPrefix "SLIPWAY_" .name }}{{ $setting = trimPrefix "SLIPWAY_" .name | lower | replace "_" "-" }}{{ end -}}
-{{- if has $setting (list "listen-address" "cluster-secret") -}}
-{{- fail (printf "%s.extraEnv has %s, which the chart sets: set %s instead" $path .name (eq $setting "listen-address" | ternary "listenAddress" "auth.existingSecret")) -}}
-{{- else if or (hasSuffix "-port" $setting) (and (has $setting (list "registry" "registry-events" "data-dir" "backup-dir" "work-dir" "cache-dir" "release-id")) (regexMatch (printf "(?m)^%s = " $setting) $file)) -}}
-{{- fail (printf "%s.extraEnv has %s, which must be as the chart's Services, volumes and probes have it: leave it out" $path .name) -}}
-{{- else if and $setting (ne $setting "gateways") (regexMatch (printf "(?m)^%s = " $setting) $file) -}}
-{{- fail (printf "%s.extraEnv has %s, which wins over what the chart sets: set %s.%s instead" $path .name $path (default (printf "config.%s" $setting) (get $values $setting))) -}}
+{{- if and (hasPrefix "SLIPWAY_" .name) (ne .name "SLIPWAY_GATEWAYS") -}}
+{{- $setting := trimPrefix "SLIPWAY_" .name | lower | replace "_" "-" -}}
+{{- if or (has $setting (list "listen-address" "cluster-secret")) (hasSuffix "-port" $setting) (regexMatch (printf "(?m)^%s = " $setting) $file) -}}
+{{- $instead := include "slipway.instead" (dict "path" $path "setting" $setting) -}}
+{{- fail (printf "%s.extraEnv has %s, which would win over what the chart sets: %s" $path .name (default (printf "set %s.config.%s instead" $path $setting) $instead)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -118,7 +131,7 @@
 {{- include "slipway.validateGrace" . -}}
 {{- include "slipway.validateMemory" . -}}
 {{- include "slipway.validateBudget" . -}}
-{{- include "slipway.validateEnv" . -}}
+{{- include "slipway.validateSettings" . -}}
 {{- if $scaling.enabled -}}
 {{- if eq (int .values.replicaCount) 0 -}}
 {{- fail (printf "%s.replicaCount is 0 and %s.autoscaling is enabled: an autoscaler starts pods again. To stop all, set %s.autoscaling.enabled=false too; to let it go to zero by itself, set autoscaling.engine=keda and autoscaling.minReplicas=0, and leave replicaCount at 1" $path $path $path) -}}
