@@ -11,6 +11,7 @@
 #include <future>
 #include <map>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -234,6 +235,20 @@ struct Bus::State {
     }
   }
 
+  // Of a dealer; a router tells when it is given the peer.
+  static bool has_room(Socket& socket) {
+    return (uninterrupted([&] { return socket.socket.get(zmq::sockopt::events); }) & ZMQ_POLLOUT) != 0;
+  }
+
+  // A router's message has begun by then: it goes out with the deadline that it had rather than be cut short.
+  static void stamp_if_possible(Outgoing& out) {
+    try {
+      stamp(out);
+    } catch (const std::bad_alloc& error) {
+      spdlog::warn("deadline not counted down error={}", log_value(error.what()));
+    }
+  }
+
   static Outbox::Sent try_send(Socket& socket, Outgoing& out) {
     if (const auto protocol = socket.protocols.write_in(out.peer); protocol != out.protocol) {
       out.envelope = with_protocol(out.envelope, protocol);
@@ -245,7 +260,12 @@ struct Bus::State {
       return uninterrupted([&] { return socket.socket.send(part, flags).has_value(); });
     };
     try {
-      if (socket.router && !send(zmq::message_t(out.peer), true)) return Outbox::Sent::kNoRoom;
+      if (socket.router) {
+        if (!send(zmq::message_t(out.peer), true)) return Outbox::Sent::kNoRoom;
+      } else if (out.left_ms != out.deadline_ms && !has_room(socket)) {
+        return Outbox::Sent::kNoRoom;
+      }
+      stamp_if_possible(out);
       // Once begun a message is finished, whatever happens: else the next one would be taken for the rest of it.
       bool whole = send(to_zmq(out.envelope), !out.pieces.empty());
       if (!whole && !socket.router) return Outbox::Sent::kNoRoom;
@@ -466,8 +486,7 @@ struct Bus::State {
   // would be lost without a word. Once the way is gone, or by now surely another one (a new connection is not made
   // within 50 ms), that cannot happen.
   static bool is_cut_off(Socket& socket, Clock::time_point now) {
-    const int events = uninterrupted([&] { return socket.socket.get(zmq::sockopt::events); });
-    return (events & ZMQ_POLLOUT) == 0 || now >= *socket.lost_at + kTickEvery;
+    return !has_room(socket) || now >= *socket.lost_at + kTickEvery;
   }
 
   void tell_losses() {

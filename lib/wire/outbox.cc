@@ -6,17 +6,21 @@
 
 namespace slipway {
 
+void stamp(Outgoing& message) {
+  if (message.left_ms == message.deadline_ms) return;
+  message.envelope = with_deadline(message.envelope, message.left_ms);
+  message.deadline_ms = message.left_ms;
+}
+
 Outbox::Outbox(Limits limits, TrySend try_send, Gone gone)
     : limits_(limits), try_send_(std::move(try_send)), gone_(std::move(gone)) {}
 
 bool Outbox::in_time(Outgoing& message, TimePoint now) {
+  message.left_ms = message.deadline_ms;
   if (!message.expires) return true;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(*message.expires - now).count();
   if (left <= 0) return false;
-  if (left < message.deadline_ms) {
-    message.deadline_ms = static_cast<std::uint32_t>(left);
-    message.envelope = with_deadline(message.envelope, message.deadline_ms);
-  }
+  if (left < message.deadline_ms) message.left_ms = static_cast<std::uint32_t>(left);
   return true;
 }
 

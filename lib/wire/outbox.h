@@ -24,9 +24,13 @@ struct Outgoing {
   std::uint16_t protocol = 0;     // in this one
   std::vector<Frame> pieces;      // of the payload
   std::uint32_t deadline_ms = 0;  // as the envelope has it; 0: none
+  std::uint32_t left_ms = 0;      // of it, as of the last try
   std::optional<std::chrono::steady_clock::time_point> expires{};
   std::size_t bytes = 0;  // that it holds, about
 };
+
+// Writes what is left of its deadline into the envelope, which is copied for that: to be called once there is room.
+void stamp(Outgoing& message);
 
 // Threads: not thread-safe, the bus thread's.
 class Outbox {
@@ -40,7 +44,7 @@ class Outbox {
 
   enum class Sent : std::uint8_t { kYes, kNoRoom, kGone };
 
-  // `try_send` writes the message at once and whole, or does not begin; its `deadlineMs` is what is left.
+  // `try_send` stamps the message and writes it at once and whole, or does not begin.
   // `gone` is told the peer of each waiting message that found it gone.
   using TrySend = std::function<Sent(Outgoing&)>;
   using Gone = std::function<void(const std::string& peer)>;
@@ -67,7 +71,7 @@ class Outbox {
     std::size_t bytes = 0;
   };
 
-  // Counts the deadline down. False: it has passed.
+  // Counts what is left down. False: nothing is.
   static bool in_time(Outgoing& message, TimePoint now);
 
   const Limits limits_;

@@ -20,7 +20,9 @@ class OutboxTest : public testing::Test {
             [this](Outgoing& message) {
               const Sent outcome = next.contains(message.peer) ? next[message.peer] : Sent::kYes;
               ++tried;
+              if (outcome == Sent::kNoRoom) kept = message.envelope.data();
               if (outcome == Sent::kYes) {
+                stamp(message);
                 const auto envelope = decode(message.envelope.bytes()).value();
                 sent.push_back(message.peer + std::to_string(envelope.correlation));
                 left_ms = envelope.deadline_ms;
@@ -51,6 +53,7 @@ class OutboxTest : public testing::Test {
   std::vector<std::string> gone;
   int tried = 0;
   std::uint32_t left_ms = 0;
+  const std::byte* kept = nullptr;  // the envelope that found no room last
   Outbox box;
 };
 
@@ -123,6 +126,22 @@ TEST_F(OutboxTest, CountsADeadlineDownWhileAMessageWaits) {
   next["a"] = Sent::kYes;
   box.flush(kStart + 20500us);
   EXPECT_EQ(left_ms, 30U);  // rounded up: 0 would mean none
+}
+
+// An envelope may have 16 MiB, and a peer without room is tried every other millisecond.
+TEST_F(OutboxTest, CopiesNoEnvelopeForATryThatFindsNoRoom) {
+  Outgoing waiting = message("a", 1, 1, 50ms);
+  const std::byte* const as_given = waiting.envelope.data();
+  next["a"] = Sent::kNoRoom;
+  EXPECT_EQ(code_of(std::move(waiting), kStart + 2ms), kFine);
+  for (const auto later : {4ms, 6ms, 8ms}) {
+    box.flush(kStart + later);
+    EXPECT_EQ(kept, as_given);
+  }
+  EXPECT_EQ(tried, 4);
+  next["a"] = Sent::kYes;
+  box.flush(kStart + 10ms);
+  EXPECT_EQ(left_ms, 40U);
 }
 
 TEST_F(OutboxTest, TellsOfEachWaitingMessageThatItsPeerHasGone) {
