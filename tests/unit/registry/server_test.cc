@@ -1,8 +1,6 @@
 #include "services/registry/server.h"
 
 #include <fcntl.h>
-#include <spdlog/sinks/base_sink.h>
-#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +13,7 @@
 
 #include "lib/obs/metrics.h"
 #include "lib/wire/caller.h"
+#include "tests/support/watched_log.h"
 #include "tests/unit/registry/fixture.h"
 
 namespace slipway::registry {
@@ -42,37 +41,6 @@ class SlowChunk {
  private:
   bool made_ = false;
   int fd_ = -1;
-};
-
-// Shows each line of the log, while it is there, to `see` in the thread that logs it. What `see` throws is thrown
-// there.
-class WatchedLog {
- public:
-  explicit WatchedLog(std::function<void(const std::string& line)> see) {
-    auto logger = std::make_shared<spdlog::logger>("test", std::make_shared<Sink>(std::move(see)));
-    logger->set_error_handler([](const std::string& why) { throw std::runtime_error(why); });
-    spdlog::set_default_logger(std::move(logger));
-  }
-  ~WatchedLog() { spdlog::set_default_logger(usual_); }
-  WatchedLog(const WatchedLog&) = delete;
-  WatchedLog& operator=(const WatchedLog&) = delete;
-
- private:
-  class Sink : public spdlog::sinks::sink {
-   public:
-    explicit Sink(std::function<void(const std::string&)> see) : see_(std::move(see)) {}
-    void log(const spdlog::details::log_msg& message) override {
-      see_(std::string(message.payload.data(), message.payload.size()));
-    }
-    void flush() override {}
-    void set_pattern(const std::string&) override {}
-    void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
-
-   private:
-    const std::function<void(const std::string&)> see_;
-  };
-
-  const std::shared_ptr<spdlog::logger> usual_ = spdlog::default_logger();
 };
 
 // The value of a metric without labels.
