@@ -5,6 +5,8 @@
 #include <condition_variable>
 #include <utility>
 
+#include "lib/base/log.h"
+
 namespace slipway {
 
 LimitWatch::LimitWatch(Changed changed, Read read, std::chrono::milliseconds every)
@@ -25,21 +27,30 @@ ProcessLimits LimitWatch::now() const {
   return limits_;
 }
 
+void LimitWatch::tell_if_changed(ProcessLimits& told) {
+  const ProcessLimits found = read_();
+  if (found == told) return;
+  {
+    const std::lock_guard guard(mutex_);
+    limits_ = found;
+  }
+  spdlog::info("limits changed cores={} cores_before={} memory_bytes={} memory_bytes_before={}", found.cores,
+               told.cores, found.memory_bytes, told.memory_bytes);
+  changed_(found);
+  told = found;
+}
+
 void LimitWatch::run(const std::stop_token& stopped, std::chrono::milliseconds every) {
   std::mutex mutex;
   std::condition_variable_any wake;
   std::unique_lock lock(mutex);
+  ProcessLimits told = now();
   while (!wake.wait_for(lock, stopped, every, [&] { return stopped.stop_requested(); })) {
-    const ProcessLimits found = read_();
-    const ProcessLimits before = now();
-    if (found == before) continue;
-    {
-      const std::lock_guard guard(mutex_);
-      limits_ = found;
+    try {
+      tell_if_changed(told);
+    } catch (const std::exception& failure) {
+      spdlog::error("limits not looked at message={}", log_value(failure.what()));
     }
-    spdlog::info("limits changed cores={} cores_before={} memory_bytes={} memory_bytes_before={}", found.cores,
-                 before.cores, found.memory_bytes, before.memory_bytes);
-    changed_(found);
   }
 }
 

@@ -15,7 +15,7 @@ namespace slipway {
 class LimitWatch {
  public:
   using Read = std::function<ProcessLimits()>;
-  // The new limits, in the watch's thread.
+  // The new limits, in the watch's thread; once more after a while when it throws.
   using Changed = std::function<void(const ProcessLimits&)>;
 
   explicit LimitWatch(
@@ -27,6 +27,7 @@ class LimitWatch {
   [[nodiscard]] ProcessLimits now() const;
 
  private:
+  void tell_if_changed(ProcessLimits& told);
   void run(const std::stop_token& stopped, std::chrono::milliseconds every);
 
   const Changed changed_;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <future>
+#include <stdexcept>
 
 namespace slipway {
 namespace {
@@ -47,6 +48,26 @@ TEST(LimitWatch, TellsOfAChangeOnce) {
   EXPECT_EQ(reading("slipway_cpu_limit_cores"), 3);
   read_again.get_future().wait();
   EXPECT_EQ(told, 1);
+}
+
+TEST(LimitWatch, GoesOnWhenWhoeverItAsksOrTellsThrows) {
+  std::atomic<bool> resized = false;
+  std::atomic<int> reads = 0;
+  std::atomic<int> told = 0;
+  std::promise<ProcessLimits> changed;
+  const LimitWatch watch(
+      [&](const ProcessLimits& limits) {
+        if (++told == 1) throw std::runtime_error("not now");
+        if (told == 2) changed.set_value(limits);
+      },
+      [&] {
+        if (++reads == 2) throw std::runtime_error("unreadable");  // the first is the constructor's
+        return resized ? kLarge : kSmall;
+      },
+      1ms);
+  while (reads < 3) std::this_thread::yield();
+  resized = true;
+  EXPECT_EQ(changed.get_future().get(), kLarge);
 }
 
 TEST(LimitWatch, EndsWhileItWaits) {
