@@ -28,13 +28,17 @@ Task<void> CacheWarmer::warm(std::stop_token stopped) {
   asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, Executor> pause(
       co_await asio::this_coro::executor);
   while (!stopped.stop_requested()) {
-    const auto read = co_await cache_.read_all("start");
-    if (read) {
-      done_ = true;
-      spdlog::info("models known versions={}", *read);
-      co_return;
+    try {
+      const auto read = co_await cache_.read_all("start");
+      if (read) {
+        done_ = true;
+        spdlog::info("models known versions={}", *read);
+        co_return;
+      }
+      spdlog::debug("the models cannot be read yet message={}", log_value(read.error().message));
+    } catch (const std::exception& failure) {
+      spdlog::error("the models cannot be read yet message={}", log_value(failure.what()));
     }
-    spdlog::debug("the models cannot be read yet message={}", log_value(read.error().message));
     pause.expires_after(kAgain);
     boost::system::error_code ignored;
     co_await pause.async_wait(asio::redirect_error(kUseTask, ignored));

@@ -2,15 +2,19 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/use_future.hpp>
 #include <condition_variable>
 #include <deque>
 #include <future>
+#include <stdexcept>
 #include <thread>
 
 #include "lib/base/sha256.h"
 #include "schema/limits.h"
+#include "services/gateway/cache_warmer.h"
+#include "tests/support/watched_log.h"
 
 namespace slipway::gateway {
 namespace {
@@ -334,6 +338,26 @@ TEST_F(RegistryCacheTest, ReadsEveryModelSoThatItIsKnownWithoutTheRegistry) {
   EXPECT_EQ(ask_latest().get().value()->number, 2U);
   EXPECT_EQ(asio::co_spawn(context, cache.resolve("m", AliasName{"old"}, "r"), asio::use_future).get().value()->number,
             1U);
+}
+
+// A gateway whose warmer ended with its first fault would never be ready.
+TEST_F(RegistryCacheTest, TheWarmerTriesAgainAfterAFault) {
+  std::atomic<int> faults = 0;
+  const WatchedLog log(
+      [&](const std::string& line) {
+        if (line.starts_with("the models cannot be read yet") && ++faults == 1)
+          throw std::runtime_error("the log is full");
+      },
+      spdlog::level::debug);
+  CacheWarmer warmer(cache);
+  warmer.start();
+  registry.answer(next<msg::ListModels>(), to_message({.code = Code::kInternal, .message = "not now", .path = {}}));
+  registry.answer(next<msg::ListModels>(), msg::Models{});
+  const auto deadline = std::chrono::steady_clock::now() + 30s;
+  while (!warmer.done() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  EXPECT_TRUE(warmer.done());
+  EXPECT_EQ(faults, 2) << "the fault itself is said, too";
+  caller->close();
 }
 
 TEST_F(RegistryCacheTest, AClosedCallerEndsEveryWait) {
