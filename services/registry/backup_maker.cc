@@ -145,27 +145,37 @@ void BackupMaker::run(const std::stop_token& stopping, std::uint32_t keep) {
   } catch (const std::exception& failure) {
     spdlog::warn("old backups stay message={}", log_value(failure.what()));
   }
-  msg::Backup ended;
-  if (made) {
-    ended = made->backup;
-    spdlog::info("backup made id={} revision={} chunks={} bytes={} copied={} damaged={}", id, ended.revision,
-                 ended.chunks, ended.size_bytes, ended.copied_bytes, ended.damaged_chunks);
-  } else {
-    std::error_code ignored;
-    fs::remove_all(folder_.path_of(id), ignored);
-    spdlog::error("backup failed id={} message={}", id, log_value(made.error().message));
+  try {
+    if (made) {
+      const msg::Backup& ended = made->backup;
+      spdlog::info("backup made id={} revision={} chunks={} bytes={} copied={} damaged={}", id, ended.revision,
+                   ended.chunks, ended.size_bytes, ended.copied_bytes, ended.damaged_chunks);
+    } else {
+      std::error_code ignored;
+      fs::remove_all(folder_.path_of(id), ignored);
+      spdlog::error("backup failed id={} message={}", id, log_value(made.error().message));
+    }
+  } catch (const std::exception& failure) {
+    spdlog::error("backup not tidied up id={} message={}", id, log_value(failure.what()));
   }
   const std::lock_guard lock(mutex_);
-  if (!made) {
-    ended = *current_;
-    ended.state = msg::BackupState::kFailed;
-    ended.ended_ms = unix_ms();
-    ended.reason = std::format("{}: {}", options_.folder.string(), made.error().message);
-    failed_ = ended;
+  try {
+    if (!made) failed_ = failed(made.error());
+    on_end_(made ? made->backup : *failed_);
+  } catch (const std::exception& failure) {
+    spdlog::error("end of a backup not noted id={} message={}", id, log_value(failure.what()));
   }
-  on_end_(ended);
   current_.reset();
   busy_ = false;
+}
+
+// Under the lock: what is being made, ended with `why`.
+msg::Backup BackupMaker::failed(const Error& why) const {
+  msg::Backup ended = *current_;
+  ended.state = msg::BackupState::kFailed;
+  ended.ended_ms = unix_ms();
+  ended.reason = std::format("{}: {}", options_.folder.string(), why.message);
+  return ended;
 }
 
 Result<BackupManifest> BackupMaker::make(const std::stop_token& stopping, const std::string& id) {

@@ -61,6 +61,7 @@ class BackupMaker {
   [[nodiscard]] Result<std::vector<Digest>> wanted_chunks() const;
   [[nodiscard]] Result<void> thin_out(std::uint32_t keep, const std::string& newest) const;
   [[nodiscard]] std::string new_id(std::int64_t now_ms);
+  [[nodiscard]] msg::Backup failed(const Error& why) const;
   void note(const std::function<void(msg::Backup&)>& change);
 
   const Options options_;

@@ -2,9 +2,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <fstream>
 #include <map>
+#include <stdexcept>
 #include <thread>
 
 #include "lib/wire/bus.h"
@@ -223,6 +225,21 @@ TEST_F(BackupTest, OneAtATime) {
   EXPECT_EQ(shown->front().state, msg::BackupState::kRunning);
   held.unlock();
   EXPECT_EQ(wait_for(begun->id).state, msg::BackupState::kSucceeded);
+}
+
+TEST_F(BackupTest, AFaultOfWhoeverHearsOfTheEndLeavesRoomForTheNext) {
+  std::atomic<int> heard = 0;
+  maker_ = std::make_unique<BackupMaker>(
+      BackupMaker::Options{.folder = backups_.path(), .data_dir = folder_.path(), .min_free_bytes = 0}, *store_,
+      *chunks_, deleting_, [&](const msg::Backup&) {
+        ++heard;
+        throw std::runtime_error("no room for it");
+      });
+  ASSERT_TRUE(maker_->begin(0, "ann", kNow));
+  const auto until = std::chrono::steady_clock::now() + 60s;
+  while (!maker_->begin(0, "ann", kNow) && std::chrono::steady_clock::now() < until) std::this_thread::sleep_for(1ms);
+  maker_->stop();
+  EXPECT_EQ(heard, 2);
 }
 
 TEST_F(BackupTest, ADamagedChunkIsSaidAndLeftOut) {
