@@ -72,6 +72,28 @@ struct RunningInspection {
   Clock::time_point since;
 };
 
+void note(const StoredFile& file, const Result<Signature>& inspected) {
+  metrics()
+      .inspections.Add({{"result", inspected ? "accepted" : std::string(code_name(inspected.error().code))}})
+      .Increment();
+  if (inspected) {
+    spdlog::info("file accepted digest={} bytes={}", to_hex(file.digest), file.size_bytes);
+  } else {
+    spdlog::info("file refused digest={} code={} message={}", to_hex(file.digest), code_name(inspected.error().code),
+                 log_value(inspected.error().message));
+  }
+}
+
+// The thread goes on after an exception.
+template <class Work>
+void guarded(Work work) {
+  const auto done = caught("the end of an inspection", Code::kInternal, [&]() -> Result<void> {
+    work();
+    return {};
+  });
+  if (!done) spdlog::error("inspector failed message={}", log_value(done.error().message));
+}
+
 }  // namespace
 
 struct Server::State {
@@ -511,20 +533,14 @@ void Server::State::inspect_loop(std::size_t inspector) {
     inspecting[inspector] = {.asker = next.asker, .since = now};
     lock.unlock();
     const auto inspected = caught("the inspection failed", Code::kInternal, [&] { return inspect(next.inspect); });
-    metrics()
-        .inspections.Add({{"result", inspected ? "accepted" : std::string(code_name(inspected.error().code))}})
-        .Increment();
-    if (inspected) {
-      spdlog::info("file accepted digest={} bytes={}", to_hex(next.inspect.file.digest), next.inspect.file.size_bytes);
-    } else {
-      spdlog::info("file refused digest={} code={} message={}", to_hex(next.inspect.file.digest),
-                   code_name(inspected.error().code), log_value(inspected.error().message));
-    }
+    guarded([&] { note(next.inspect.file, inspected); });
     lock.lock();
     // Not when it has been answered already, since the process ends.
     if (inspecting.erase(inspector) > 0) {
-      answer(next.asker,
-             inspected ? msg::Body(msg::Inspected{.signature = *inspected}) : msg::Body(to_message(inspected.error())));
+      guarded([&] {
+        answer(next.asker, inspected ? msg::Body(msg::Inspected{.signature = *inspected})
+                                     : msg::Body(to_message(inspected.error())));
+      });
     }
     inspect_wake.notify_all();
   }

@@ -14,6 +14,7 @@
 #include "lib/torch_runtime/torch_runtime.h"
 #include "services/inferencer/crash_guard.h"
 #include "services/inferencer/metrics.h"
+#include "tests/support/watched_log.h"
 #include "tests/unit/inferencer/models.h"
 
 namespace slipway::inferencer {
@@ -437,6 +438,21 @@ TEST_F(ServerTest, InspectsAnUploadedFile) {
   EXPECT_EQ(inspected->signature.outputs, std::vector{f32("output_0", {-1, 2})});
   EXPECT_EQ(code(gateway_.receive(gateway_.send(msg::Inspect{.file = registry_.store("garbage"), .signature = given}))),
             Code::kInvalidArgument);
+}
+
+TEST_F(ServerTest, AFaultAfterAnInspectionEndsNothing) {
+  const WatchedLog log([](const std::string& line) {
+    if (line.starts_with("file accepted")) throw std::runtime_error("the log is full");
+  });
+  start();
+  ASSERT_TRUE(gateway_.heard([](const msg::Heartbeat&) { return true; }));
+  const Signature given{.inputs = {f32("x", {-1, 2})}, .outputs = {}, .classes = {}};
+  for (int i = 0; i < 2; ++i) {
+    const Message answer =
+        gateway_.receive(gateway_.send(msg::Inspect{.file = registry_.store(doubler()), .signature = given}));
+    EXPECT_TRUE(std::holds_alternative<msg::Inspected>(answer.envelope.body));
+  }
+  server_->stop();
 }
 
 TEST_F(ServerTest, AMessageOfAnotherKindIsUnsupported) {
