@@ -27,6 +27,13 @@ Message message(msg::Body body, std::uint64_t correlation = 1, std::vector<Frame
           .payload = std::move(payload)};
 }
 
+double reading(const std::string& name) {
+  for (const auto& value : Reading::all()) {
+    if (value.name == name) return value.value;
+  }
+  return 0;
+}
+
 // Low enough to be crossed by a test.
 constexpr Bus::Limits kTightLimits{.max_queued_messages = 100,
                                    .max_waiting_messages = 100,
@@ -414,6 +421,7 @@ TEST(Bus, HandsADealerTheErrorInPlaceOfAnAnswerThatIsRefused) {
 }
 
 TEST(Bus, GoesOnWhenAHandlerATickOrPostedWorkThrows) {
+  const double before = reading("slipway_bus_thrown_total");
   Bus router;
   const auto bound = router.bind_router("127.0.0.1:0", [&](const Incoming& incoming) {
     if (std::holds_alternative<msg::GetModel>(incoming.message.envelope.body)) throw std::out_of_range("substr");
@@ -442,6 +450,7 @@ TEST(Bus, GoesOnWhenAHandlerATickOrPostedWorkThrows) {
   const Message told = first.get_future().get();
   EXPECT_EQ(from_message(std::get<msg::Error>(told.envelope.body)).code, Code::kInternal);
   EXPECT_GE(router.thrown_total(), 4U);
+  EXPECT_EQ(reading("slipway_bus_thrown_total"), before + static_cast<double>(router.thrown_total()));
 }
 
 // A signal that a profiler or debugger sends interrupts what libzmq does; it is no error.
@@ -481,12 +490,6 @@ TEST(Bus, KeepsNobodyWaitingOnceItHasStopped) {
 }
 
 TEST(Bus, CountsWhatItCouldNotUseAndSend) {
-  const auto reading = [](const std::string& name) {
-    for (const auto& value : Reading::all()) {
-      if (value.name == name) return value.value;
-    }
-    return 0.0;
-  };
   const auto malformed = reading("slipway_bus_malformed_total");
   const auto undelivered = reading("slipway_bus_undelivered_total");
   {
