@@ -18,13 +18,15 @@ class TorchScriptScan : public testing::Test {
 
   Result<ScannedArchive> scan(const std::string& bytes) { return scan_torchscript(std::as_bytes(std::span(bytes))); }
 
-  // Why the file is refused, before it is loaded when `early`, else once it is loaded but before it runs.
+  // Why the file is refused, before it is loaded when `early`, else once it is loaded but before it runs; whoever is
+  // said to have made it.
   std::string refusal(const std::filesystem::path& path, bool early) {
     const auto scanned = scan(read_file(path));
     EXPECT_EQ(scanned.has_value(), !early) << (scanned ? "" : scanned.error().message);
     const auto loaded = TorchModel::load(path, Origin::kUploaded, rows_of(2));
     if (loaded) return "loaded";
     EXPECT_EQ(loaded.error().code, Code::kInvalidArgument);
+    EXPECT_FALSE(TorchModel::load(path, Origin::kTrained, rows_of(2))) << loaded.error().message;
     return loaded.error().message;
   }
 
