@@ -1,11 +1,14 @@
 #include "services/inferencer/torchscript_scan.h"
 
+#include <caffe2/serialize/file_adapter.h>
+#include <torch/csrc/jit/mobile/file_format.h>
 #include <zip.h>
 
 #include <memory>
 #include <random>
 
 #include "lib/torch_runtime/torch_runtime.h"
+#include "services/inferencer/module_check.h"
 #include "services/inferencer/torch_model.h"
 #include "tests/unit/inferencer/models.h"
 
@@ -54,6 +57,16 @@ class TorchScriptScan : public testing::Test {
   static std::string root(zip_t* archive) {
     const std::string first = zip_get_name(archive, 0, 0);
     return first.substr(0, first.find('/') + 1);
+  }
+  // The name of its only source.
+  static std::string source(zip_t* archive) {
+    std::string name;
+    for (zip_int64_t i = 0; i < zip_get_num_entries(archive, 0); ++i) {
+      const std::string entry = zip_get_name(archive, static_cast<zip_uint64_t>(i), 0);
+      if (entry.ends_with(".py")) name = entry;
+    }
+    EXPECT_FALSE(name.empty());
+    return name;
   }
 
   Folder folder_;
@@ -118,13 +131,7 @@ TEST_F(TorchScriptScan, RefusesAnOperatorHiddenInASubmodulesMethod) {
 // A hand-written file may call an operator as a method, which the scan of the text does not see.
 TEST_F(TorchScriptScan, RefusesAfterLoadingWhatIsWrittenAsAMethodCall) {
   const auto good = changed([](zip_t* archive) {
-    std::string name;
-    for (zip_int64_t i = 0; i < zip_get_num_entries(archive, 0); ++i) {
-      const std::string entry = zip_get_name(archive, static_cast<zip_uint64_t>(i), 0);
-      if (entry.ends_with(".py")) name = entry;
-    }
-    ASSERT_FALSE(name.empty());
-    put(archive, name,
+    put(archive, source(archive),
         "class net(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
         "  def forward(self: __torch__.net, x: Tensor) -> Tensor:\n"
         "    return x.as_strided([100], [1], 0)\n");
@@ -184,6 +191,38 @@ TEST_F(TorchScriptScan, SurvivesFlippedBytes) {
 TEST_F(TorchScriptScan, RefusesAnArchiveBehindOtherBytes) {
   const std::string whole = read_file(save_doubler(folder_));
   EXPECT_FALSE(scan("GARBAGE" + whole));
+}
+
+// Torch opens the file once more, with a reader of its own.
+TEST_F(TorchScriptScan, WhatTorchsReaderFindsMustBeWhatWasScanned) {
+  const auto path = folder_.path() / "read.pt";
+  const auto as_torch_reads = [&](const std::string& bytes, const ScannedArchive& scanned) {
+    std::ofstream(path, std::ios::binary) << bytes;
+    const auto same = check_same_archive(path.string(), scanned);
+    return same ? "the same" : same.error().message;
+  };
+  const std::string good = read_file(save_doubler(folder_));
+  const auto scanned = scan(good);
+  ASSERT_TRUE(scanned) << scanned.error().message;
+  EXPECT_EQ(as_torch_reads(good, *scanned), "the same");
+  const auto other_code =
+      changed([](zip_t* archive) { put(archive, source(archive), "class net(Module):\n  pass\n"); });
+  EXPECT_TRUE(as_torch_reads(other_code, *scanned).contains("two ways"));
+  const auto one_more = changed([](zip_t* archive) { put(archive, root(archive) + "data/9", "x"); });
+  EXPECT_TRUE(as_torch_reads(one_more, *scanned).contains("two ways"));
+}
+
+// Given a path or a stream, torch takes a file with this mark for a flatbuffer, whatever else it is.
+TEST_F(TorchScriptScan, TheReaderThatLoadsKnowsZipArchivesOnly) {
+  const auto path = folder_.path() / "both.pt";
+  std::string both = read_file(save_doubler(folder_));
+  both.replace(4, 4, "PTMF");
+  std::ofstream(path, std::ios::binary) << both;
+  EXPECT_FALSE(scan(both));
+  ASSERT_EQ(torch::jit::getFileFormat(path.string()), torch::jit::FileFormat::FlatbufferFileFormat);
+  const auto module =
+      torch::jit::load(std::make_shared<caffe2::serialize::FileAdapter>(path.string()), torch::kCPU, false);
+  EXPECT_TRUE(module.find_method("forward"));
 }
 
 // Torch finds entries without regard to case, so that a scan that has it would take one for another.
@@ -304,12 +343,7 @@ class TypeConfusion : public TorchScriptScan {
     int error = 0;
     zip_t* archive = zip_open(path.c_str(), 0, &error);
     EXPECT_NE(archive, nullptr);
-    std::string name;
-    for (zip_int64_t i = 0; i < zip_get_num_entries(archive, 0); ++i) {
-      const std::string entry = zip_get_name(archive, static_cast<zip_uint64_t>(i), 0);
-      if (entry.ends_with(".py")) name = entry;
-    }
-    put(archive, name, source);
+    put(archive, TorchScriptScan::source(archive), source);
     EXPECT_EQ(zip_close(archive), 0);
     return path;
   }
