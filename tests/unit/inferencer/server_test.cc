@@ -279,6 +279,12 @@ class ServerTest : public testing::Test {
   static void SetUpTestSuite() { start_torch(1); }
 
   std::string doubler() { return read_file(save_doubler(folder_)); }
+  // On purpose, not for ever: a test must be able to join its thread.
+  std::string slow() {
+    return read_file(save_module(folder_, "slow.pt",
+                                 "def forward(self, x):\n  y = torch.ones([300, 300])\n  for i in range(1000):\n"
+                                 "    y = torch.matmul(y, y) * 0.0\n  return x * 2 + torch.sum(y)\n"));
+  }
   void start(const std::function<void(Server::Options&)>& change = {}) {
     Server::Options options{.gateways = {gateway_.address()},
                             .registry = registry_.calls(),
@@ -595,13 +601,8 @@ TEST_F(ServerTest, AModelThatKeepsTooMuchIsLoadedAfresh) {
   }
 }
 
-// Slow on purpose, not for ever: the test must be able to join its thread.
 TEST_F(ServerTest, AStuckUploadIsQuarantinedAndNotRunAgain) {
-  const std::string slow = read_file(save_module(
-      folder_, "slow.pt",
-      "def forward(self, x):\n  y = torch.ones([300, 300])\n  for i in range(1000):\n    y = torch.matmul(y, y) * 0.0\n"
-      "  return x * 2 + torch.sum(y)\n"));
-  registry_.publish("m", 1, slow, rows_of(2), true);
+  registry_.publish("m", 1, slow(), rows_of(2), true);
   std::promise<void> stuck;
   start([&](Server::Options& options) {
     options.store.max_batch_rows = 1;
@@ -664,6 +665,27 @@ TEST_F(ServerTest, AMarkOfACrashIsReportedAtTheNextStart) {
   EXPECT_EQ(known->version, 1U);
   EXPECT_TRUE(known->reason.contains("signal 8"));
   EXPECT_FALSE(std::filesystem::exists(mark));
+}
+
+// Of a process that dies meanwhile, whatever the way, the next one knows by this mark what it was at.
+TEST_F(ServerTest, AnUploadedFileIsMarkedWhileItIsLoadedAndWarmsUp) {
+  const auto marked = [&] {
+    return std::ranges::any_of(std::filesystem::directory_iterator(folder_.path() / "cache"),
+                               [](const auto& entry) { return entry.path().extension() == ".trying"; });
+  };
+  registry_.publish("m", 1, slow(), rows_of(2), true);
+  start([](Server::Options& options) { options.store.max_batch_rows = 1; });
+  const auto seen_until_ready = [&](std::uint64_t version) {
+    auto ready = std::async(std::launch::async, [&] { return gateway_.ready({"m", version}); });
+    int seen = 0;
+    while (ready.wait_for(1ms) != std::future_status::ready) seen += marked() ? 1 : 0;
+    EXPECT_TRUE(ready.get());
+    return seen;
+  };
+  EXPECT_GT(seen_until_ready(1), 20) << "loading takes a moment, warming up about a second";
+  EXPECT_FALSE(marked());
+  registry_.publish("m", 2, doubler(), rows_of(2), false);
+  EXPECT_EQ(seen_until_ready(2), 0) << "made here";
 }
 
 TEST_F(ServerTest, AMarkThatTheRegistryDoesNotTakeKeepsNothingElseFromLoading) {
