@@ -576,6 +576,12 @@ TEST_F(ServerTest, StartsWithRecordsThatItCannotRead) {
     batch.put(Family::kJobs, number_key(1), "damaged");
     ASSERT_TRUE((*store)->commit(std::move(batch)));
   }
+  std::mutex mutex;
+  std::vector<std::string> lines;
+  const WatchedLog log([&](const std::string& line) {
+    const std::lock_guard lock(mutex);
+    lines.push_back(line);
+  });
   start();
   EXPECT_EQ(ask<msg::Datasets>(msg::ListDatasets{})->items.size(), 1U);
   EXPECT_TRUE(ask<msg::Jobs>(msg::ListJobs{})->items.empty());
@@ -589,6 +595,11 @@ TEST_F(ServerTest, StartsWithRecordsThatItCannotRead) {
   const std::string counted = "slipway_registry_unreadable_records";
   for (int i = 0; i < 2'000 && metric(counted) != 2; ++i) std::this_thread::sleep_for(10ms);
   EXPECT_EQ(metric(counted), 2);
+  stop();
+  for (const auto& [family, key] : {std::pair("datasets", numbered_key("d", 1)), std::pair("jobs", number_key(1))}) {
+    const std::string begin = std::format("record set aside family={} key={} bytes=7 ", family, key);
+    EXPECT_THAT(lines, testing::Contains(testing::StartsWith(begin)).Times(1));
+  }
 }
 
 TEST_F(ServerTest, AnswersACallThatEndsInAFaultAndGoesOn) {
