@@ -43,11 +43,11 @@ class ChunkStore {
 
   // Stores `bytes`, at most kChunkBytes, whose SHA-256 is `digest`. When it returns they are on the disk, whole and
   // under their name. Bytes that are there already are not written again, unless they are damaged. Errors: kUnavailable
-  // (disk full, or less than min_free_bytes would be left; retry later), kInternal (I/O).
+  // (disk full, or less than min_free_bytes would be left, or no descriptor is; retry later), kInternal (I/O).
   [[nodiscard]] Result<void> put(const Digest& digest, std::span<const std::byte> bytes);
 
   // Errors: kNotFound (no such chunk, or no digest), kDataLoss (the stored bytes are not those of the digest),
-  // kInternal (I/O).
+  // kUnavailable (no descriptor is left; retry later), kInternal (I/O).
   [[nodiscard]] Result<std::vector<std::byte>> get(const Digest& digest) const;
 
   // The same, from a folder that may be another's and is not written.

@@ -75,6 +75,13 @@ std::unexpected<Error> io_error(const std::string& what, int error) {
               .path = {},
               .retry_after = std::chrono::seconds(5)});
   }
+  if (error == EMFILE || error == ENFILE) {
+    return std::unexpected(Error{
+        .code = Code::kUnavailable,
+        .message = std::format("the registry may open no more files for now ({}: {})", what, std::strerror(error)),
+        .path = {},
+        .retry_after = std::chrono::seconds(1)});
+  }
   return fail(Code::kInternal, std::format("{}: {}", what, std::strerror(error)));
 }
 

@@ -27,8 +27,8 @@ class File {
   const int fd_;
 };
 
-// Of what failed with `error`, an errno: kUnavailable when there is no room, to be tried again later; else kInternal,
-// a fault of the disk or of ours.
+// Of what failed with `error`, an errno: kUnavailable when there is no room or no descriptor, to be tried again later;
+// else kInternal, a fault of the disk or of ours.
 [[nodiscard]] std::unexpected<Error> io_error(const std::string& what, int error);
 
 // Makes a file of these bytes and syncs it; the entry in its folder is not. `what` names it in messages. Errors: those

@@ -120,5 +120,26 @@ TEST_F(ChunkStoreTest, AFullDiskLeavesNothingHalfWrittenAndIsGotOver) {
   EXPECT_TRUE(store->put(sha256(large), large));
 }
 
+TEST_F(ChunkStoreTest, WithoutADescriptorLeftOneIsToldToComeAgain) {
+  const auto store = open();
+  ASSERT_TRUE(store->put(digest_, bytes_));
+  const auto other = bytes_of("other bytes");
+  struct rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const struct rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto put = store->put(sha256(other), other);
+  const auto get = store->get(digest_);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+
+  ASSERT_FALSE(put);
+  EXPECT_EQ(put.error().code, Code::kUnavailable);
+  EXPECT_GT(put.error().retry_after, 0ms);
+  ASSERT_FALSE(get);
+  EXPECT_EQ(get.error().code, Code::kUnavailable);
+  EXPECT_TRUE(store->put(sha256(other), other));
+  EXPECT_TRUE(store->get(digest_));
+}
+
 }  // namespace
 }  // namespace slipway::registry
