@@ -2,10 +2,37 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <fstream>
+#include <mutex>
+#include <utility>
 
 #include "tests/unit/registry/fixture.h"
+
+namespace {
+
+std::mutex synced_mutex;
+std::vector<std::filesystem::path> synced;
+
+std::vector<std::filesystem::path> take_synced() {
+  const std::lock_guard lock(synced_mutex);
+  return std::exchange(synced, {});
+}
+
+}  // namespace
+
+// In place of the C library's, for this whole program: notes what is synced, and syncs it.
+extern "C" int fsync(int fd) {
+  std::error_code error;
+  const auto path = std::filesystem::read_symlink(std::format("/proc/self/fd/{}", fd), error);
+  if (!error) {
+    const std::lock_guard lock(synced_mutex);
+    synced.push_back(path);
+  }
+  return static_cast<int>(syscall(SYS_fsync, fd));
+}
 
 namespace slipway::registry {
 namespace {
@@ -139,6 +166,17 @@ TEST_F(ChunkStoreTest, WithoutADescriptorLeftOneIsToldToComeAgain) {
   EXPECT_EQ(get.error().code, Code::kUnavailable);
   EXPECT_TRUE(store->put(sha256(other), other));
   EXPECT_TRUE(store->get(digest_));
+}
+
+// A folder whose own entry is not on the disk is gone after a power cut, with all that is in it.
+TEST(MakeFolder, SyncsTheEntriesOfThoseThatItMakesAndOfOneThatIsThere) {
+  const Folder folder;
+  const fs::path here = fs::canonical(folder.path());
+  (void)take_synced();
+  ASSERT_TRUE(make_folder(here / "a" / "b"));
+  EXPECT_THAT(take_synced(), testing::IsSupersetOf({here, here / "a"}));
+  ASSERT_TRUE(make_folder(here / "a" / "b"));
+  EXPECT_THAT(take_synced(), testing::ElementsAre(here / "a")) << "an earlier start may not have come to it";
 }
 
 }  // namespace
