@@ -6,7 +6,9 @@
 #include <deque>
 #include <future>
 #include <mutex>
+#include <optional>
 
+#include "schema/limits.h"
 #include "services/gateway/metrics.h"
 
 namespace slipway::gateway {
@@ -32,19 +34,22 @@ class FakeWorker {
     envelope.body = std::move(body);
     ASSERT_TRUE(bus_.send(socket_, {.envelope = std::move(envelope), .payload = std::move(payload)}));
   }
-  // The next message of that kind, waited for; others are passed over.
+  // The next message, waited for.
+  std::optional<Message> next() {
+    std::unique_lock lock(inbox_->mutex);
+    if (!inbox_->came.wait_for(lock, 30s, [this] { return !inbox_->heard.empty(); })) return std::nullopt;
+    Message message = std::move(inbox_->heard.front());
+    inbox_->heard.pop_front();
+    return message;
+  }
+  // The next one of that kind; others are passed over.
   template <class Kind>
   Message hear() {
-    std::unique_lock lock(inbox_->mutex);
-    while (true) {
-      if (!inbox_->came.wait_for(lock, 30s, [this] { return !inbox_->heard.empty(); })) {
-        ADD_FAILURE() << "no such message came";
-        return {};
-      }
-      Message message = std::move(inbox_->heard.front());
-      inbox_->heard.pop_front();
-      if (std::holds_alternative<Kind>(message.envelope.body)) return message;
+    while (auto message = next()) {
+      if (std::holds_alternative<Kind>(message->envelope.body)) return std::move(*message);
     }
+    ADD_FAILURE() << "no such message came";
+    return {};
   }
   void join(msg::Role role = msg::Role::kInferencer, std::string secret = {}) {
     say(msg::Hello{.release = "r", .role = role, .worker_id = WorkerId("w"), .host = "h"}, 0, {}, std::move(secret));
@@ -89,10 +94,14 @@ struct WorkerHubTest : testing::Test {
     bus.stop();
   }
   std::future<Result<Message>> ask(bool uploaded = false, std::uint64_t version = 1) {
+    return ask(msg::Infer{.model = "m", .version = version, .inputs = {}},
+               msg::VersionKey{.model = "m", .version = version}, uploaded);
+  }
+  std::future<Result<Message>> ask(msg::Body body, std::optional<msg::VersionKey> loaded, bool uploaded) {
     auto answer = std::make_shared<std::promise<Result<Message>>>();
-    hub->ask({.body = msg::Infer{.model = "m", .version = version, .inputs = {}},
+    hub->ask({.body = std::move(body),
               .payload = {},
-              .loaded = msg::VersionKey{.model = "m", .version = version},
+              .loaded = std::move(loaded),
               .uploaded = uploaded,
               .rows = 1,
               .deadline = std::chrono::steady_clock::now() + 20s,
@@ -144,6 +153,23 @@ TEST_F(WorkerHubTest, WhatIsNoAnswerToAPredictionIsToldAsOurFault) {
   const auto heard = answer.get();
   ASSERT_FALSE(heard);
   EXPECT_EQ(heard.error().code, Code::kInternal);
+}
+
+TEST_F(WorkerHubTest, AQuestionTooLargeForTheWireIsToldAtOnce) {
+  start();
+  FakeWorker worker(workers_bus, hub->port());
+  worker.join();
+  msg::Inspect large;
+  large.signature.classes.resize(kMaxListItems + 1);
+  const auto told = ask(std::move(large), std::nullopt, true).get();
+  ASSERT_FALSE(told);
+  EXPECT_EQ(told.error().code, Code::kTooLarge);
+  auto answer = ask();
+  const auto heard = worker.next();
+  ASSERT_TRUE(heard);
+  EXPECT_TRUE(std::holds_alternative<msg::Infer>(heard->envelope.body)) << "nothing before";
+  worker.say(msg::Inferred{}, heard->envelope.correlation);
+  EXPECT_TRUE(answer.get());
 }
 
 TEST_F(WorkerHubTest, WorkersOfTwoReleasesServeBesideEachOther) {
