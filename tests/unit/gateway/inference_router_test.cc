@@ -123,6 +123,24 @@ TEST_F(InferenceRouterTest, CancelTellsTheWorkerAndHasNoOutcome) {
   EXPECT_EQ(router.open(), 0U);
 }
 
+// With a scan of all for each these would be thousands of millions of steps on the bus thread.
+TEST_F(InferenceRouterTest, ManyRequestsAreCancelledAndExpireOneByOne) {
+  constexpr std::uint64_t kMany = 40'000;
+  InferenceRouter many(workers, kMany, kStart - InferenceRouter::kPatience);
+  join("a", 0);
+  for (std::uint64_t i = 1; i <= kMany; ++i) {
+    many.submit(RequestId{i}, {.version = {}, .uploaded = false, .rows = 1, .deadline = kStart + 1s + i * 1us}, kStart,
+                out);
+  }
+  EXPECT_EQ(many.queued(), kMany);
+  for (std::uint64_t i = kMany; i > 0; i -= 2) many.cancel(RequestId{i}, kStart, out);
+  EXPECT_EQ(many.queued(), kMany / 2);
+  EXPECT_TRUE(out.empty());
+  for (std::uint64_t i = 1; i <= kMany; ++i) many.on_tick(kStart + 1s + i * 1us, out);
+  EXPECT_EQ(take<Failed>().size(), kMany / 2);
+  EXPECT_EQ(many.open(), 0U);
+}
+
 TEST_F(InferenceRouterTest, AWrongInputIsNotTriedAgain) {
   join("a", 1);
   join("b", 1);
