@@ -3,9 +3,12 @@
 #include <gmock/gmock.h>
 
 #include <filesystem>
+#include <format>
 #include <fstream>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "lib/base/machine.h"
 #include "lib/base/random_id.h"
@@ -29,14 +32,19 @@ keras::JobSpec images(const std::string& loss = "sparse_categorical_crossentropy
   return *parsed;
 }
 
-std::uint64_t anonymous_bytes() {
+// A line of what the kernel says of this process's memory.
+std::uint64_t memory_bytes(std::string_view what) {
   std::ifstream status("/proc/self/status");
   std::string line;
   while (std::getline(status, line)) {
-    if (line.starts_with("RssAnon:")) return std::stoull(line.substr(8)) * 1024;
+    if (line.starts_with(what)) return std::stoull(line.substr(what.size())) * 1024;
   }
   return 0;
 }
+std::uint64_t anonymous_bytes() { return memory_bytes("RssAnon:"); }
+
+// From now on the most that there has been is what there is.
+void forget_peak() { std::ofstream("/proc/self/clear_refs") << 5; }
 
 class TrainingDataFiles : public testing::Test {
  protected:
@@ -99,18 +107,43 @@ TEST_F(TrainingDataFiles, ImagesStayInTheFile) {
 }
 
 TEST_F(TrainingDataFiles, ATableIsHeldOnceAndItsRowsAreInOrder) {
-  Dataset set;
-  set.format = "csv";
-  set.rows = 2;
-  for (const char* name : {"a", "b", "y"}) set.columns.push_back({.name = name, .categories = {}});
-  auto spec = images();
-  spec.architecture.input_shape = {2};
-  spec.data.target = "y";
-  const std::vector files{file("t.csv", "a,b,y\n1,2,0\n3,4,1\n")};
-  const auto data = load_training_data(spec, set, files);
-  ASSERT_TRUE(data) << data.error().message;
-  EXPECT_TRUE(data->x.equal(torch::tensor({{1.F, 2.F}, {3.F, 4.F}})));
-  EXPECT_TRUE(data->y.equal(torch::tensor({0, 1}, torch::kInt64)));
+  // Rows of `first` and 1 to width - 1, and their number modulo 2.
+  const auto table = [&](std::int64_t width, std::uint64_t rows) {
+    std::string row, header;
+    for (std::int64_t i = 1; i < width; ++i) row += std::format("{},", i);
+    for (std::int64_t i = 0; i < width; ++i) header += std::format("x{},", i);
+    std::string text = header + "y\n";
+    text.reserve(text.size() + rows * (row.size() + 10));
+    for (std::uint64_t i = 0; i < rows; ++i) text += std::format("{},{}{}\n", i % 1000, row, i % 2);
+    return std::vector{file(std::format("{}.csv", rows), text)};
+  };
+  const auto load = [&](std::int64_t width, std::uint64_t rows, const std::vector<DataFile>& files) {
+    Dataset set;
+    set.format = "csv";
+    set.rows = rows;
+    for (std::int64_t i = 0; i < width; ++i) set.columns.push_back({.name = std::format("x{}", i), .categories = {}});
+    set.columns.push_back({.name = "y", .categories = {}});
+    auto spec = images();
+    spec.architecture.input_shape = {width};
+    spec.data.target = "y";
+    return load_training_data(spec, set, files);
+  };
+  const auto small = load(2, 3, table(2, 3));
+  ASSERT_TRUE(small) << small.error().message;
+  EXPECT_TRUE(small->x.equal(torch::tensor({{0.F, 1.F}, {1.F, 1.F}, {2.F, 1.F}})));
+  EXPECT_TRUE(small->y.equal(torch::tensor({0, 1, 0}, torch::kInt64)));
+
+  const auto files = table(16, 500'000);  // 32 MB of numbers
+  forget_peak();
+  const auto before = memory_bytes("VmRSS:");
+  const auto large = load(16, 500'000, files);
+  ASSERT_TRUE(large) << large.error().message;
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  const std::uint64_t numbers = large->x.nbytes() + large->y.nbytes();
+  EXPECT_LT(memory_bytes("VmHWM:") - before, files[0].second->bytes().size() + numbers * 3 / 2);
+#endif
+  EXPECT_EQ(large->x[499'999][0].item<float>(), 999);
+  EXPECT_EQ(large->x[499'999][15].item<float>(), 15);
 }
 
 TEST_F(TrainingDataFiles, WhatALaterReleaseMadeIsRefused) {
