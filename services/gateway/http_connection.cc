@@ -88,7 +88,8 @@ HttpConnection::HttpConnection(Stream stream, ConnectionShared& shared, Connecti
       buffer_(kPartBytes),
       idle_connections_(idle),
       node_{IdleConnections::Entry{.connection = this}},
-      entry_(node_.begin()) {}
+      entry_(node_.begin()),
+      part_memory_(shared.memory) {}
 
 HttpConnection::~HttpConnection() {
   leave_idle();
@@ -300,6 +301,7 @@ Task<bool> HttpConnection::serve_one() {
   keep = keep && !unread && !body_broken_ && !response.close && !closing_ && !shared_.leaving;
   call.body = std::string();
   part_.reset();
+  part_memory_.keep(0);
   // The answer alone is left, until the client has it.
   call.memory.keep(response.body.size());
   const bool sent = co_await send(response, call.request, keep);
@@ -415,7 +417,13 @@ Task<Result<void>> HttpConnection::read_whole_body(Call& call) {
 }
 
 Task<Result<std::span<const std::byte>>> HttpConnection::next() {
-  if (!part_) part_ = std::make_unique_for_overwrite<char[]>(kPartBytes);
+  if (!part_) {
+    if (auto taken = part_memory_.take(kPartBytes); !taken) {
+      body_broken_ = true;
+      co_return std::unexpected(taken.error());
+    }
+    part_ = std::make_unique_for_overwrite<char[]>(kPartBytes);
+  }
   auto got = co_await read_body({part_.get(), kPartBytes});
   if (!got) {
     // Where the next request begins is anybody's guess then.

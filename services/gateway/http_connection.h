@@ -150,6 +150,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   bool body_broken_ = false;
   std::chrono::nanoseconds body_allowance_{0};  // time that reading the body may still take
   std::unique_ptr<char[]> part_;                // what next() hands out, until the request is answered
+  MemoryShare part_memory_;                     // of that
 
   bool chunked_answer_ = false;
   bool idle_ = true;

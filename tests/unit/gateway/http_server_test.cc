@@ -369,6 +369,19 @@ TEST_F(HttpServerTest, RefusesABodyOverTheBudgetOfAllRequests) {
   EXPECT_THAT(first.hear("xx"), HasSubstr("200 OK"));
   EXPECT_THAT(ask(whole), StartsWith("HTTP/1.1 200 "));
 }
+TEST_F(HttpServerTest, ABodyThatIsStreamedCountsWithThePieceInHand) {
+  settings.max_buffered_bytes = 400 << 10;  // room for one
+  settings.body_grace_ms = 60'000;
+  start();
+  const Client first(server->port());
+  first.say("PUT /count HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+  EXPECT_THAT(first.hear("\r\n\r\n"), StartsWith("HTTP/1.1 100 "));
+  const std::string other = "PUT /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+  EXPECT_THAT(ask(other), testing::AllOf(StartsWith("HTTP/1.1 503 "), HasSubstr("Retry-After: ")));
+  first.say("ok");
+  EXPECT_THAT(first.hear("\r\n\r\n2"), HasSubstr("200 OK"));
+  EXPECT_THAT(ask(other), StartsWith("HTTP/1.1 200 "));
+}
 // Clients that ask for large answers and do not read them must not take all memory.
 TEST_F(HttpServerTest, AnswersThatAreNotReadCountUntilTheyAre) {
   constexpr std::size_t kBytes = 16 << 20;  // more than any socket buffers
