@@ -7,8 +7,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <functional>
 #include <future>
+#include <thread>
 #include <vector>
 
 #include "services/gateway/problem.h"
@@ -182,6 +184,34 @@ TEST_F(HttpServerTest, CountsAStreamedBody) {
   EXPECT_THAT(ask(std::format("PUT /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{}",
                               body.size(), body)),
               testing::EndsWith("3000000"));
+}
+TEST_F(HttpServerTest, AnIdleConnectionKeepsNoLargeBuffer) {
+  constexpr double kSmall = 16 << 10;
+  std::atomic<double> meanwhile = 0;
+  Route route;
+  route.method = "PUT";
+  route.pattern = "/held";
+  route.body = BodyPolicy::kStream;
+  route.handler = [&](Call& call) -> Task<Response> {
+    for (auto part = co_await call.reader->next(); part && !part->empty(); part = co_await call.reader->next()) {
+    }
+    meanwhile = metrics().connection_buffers.Value();
+    co_return json_response(200, "{}");
+  };
+  routes.add(std::move(route));
+  start();
+  const std::string body(3'000'000, 'x');
+  const Client client(server->port());
+  client.say(std::format("PUT /held HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{}", body.size(), body));
+  EXPECT_THAT(client.hear("{}"), HasSubstr("200 OK"));
+  EXPECT_GT(meanwhile, kSmall);
+  // It waits for the next request a moment after its answer.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (metrics().connection_buffers.Value() > kSmall && std::chrono::steady_clock::now() < until)
+    std::this_thread::yield();
+  EXPECT_LE(metrics().connection_buffers.Value(), kSmall);
+  client.say("GET /host HTTP/1.1\r\nHost: a\r\n\r\n");
+  EXPECT_THAT(client.hear("/host"), HasSubstr("200 OK")) << "it is still open";
 }
 TEST_F(HttpServerTest, SurvivesAHandlerThatThrowsAndCountsIt) {
   const double before = metrics().handler_failures.Value();
