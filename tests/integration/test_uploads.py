@@ -6,13 +6,14 @@ import gzip
 import pathlib
 import socket
 import struct
+import subprocess
 import time
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
-from cluster import measures_memory, wait_for
+from cluster import BIN, measures_memory, wait_for
 from idx import four_files, idx, small_job
 
 
@@ -274,6 +275,12 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers(start, tmp_path):
     cluster.train(small_job(seed=8))
     assert cluster.get("/api/v1/models/stripes").json()["latest"] == 2
     assert cluster.service("registry")["pid"] == registry, "the registry must not have needed a restart"
+
+
+def test_a_limit_that_no_record_of_a_file_could_hold_ends_the_registry_at_once(tmp_path):
+    ended = subprocess.run([BIN / "slipway-registry", f"--data-dir={tmp_path}", "--max-upload-bytes=1000000000000"],
+                           capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "max-upload-bytes 1000000000000: at most 419430400000" in ended.stderr, ended
 
 
 def test_gzip_bombs_stop_at_the_limit(start):
