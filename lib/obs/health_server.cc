@@ -12,11 +12,13 @@
 #include <atomic>
 #include <boost/json.hpp>
 #include <chrono>
+#include <cstdint>
 #include <format>
 #include <sstream>
 #include <thread>
 
 #include "lib/base/log.h"
+#include "lib/base/readings.h"
 #include "lib/obs/metrics.h"
 
 namespace slipway::obs {
@@ -63,15 +65,19 @@ int on_autoscaling(mg_connection* connection, void* signals) {
   return answer(connection, 200, "application/json", boost::json::serialize(body) + "\n");
 }
 
+std::atomic<std::uint64_t> faults{0};
+
 // CivetWeb is C: an exception that came to it would end the process.
 template <mg_request_handler Handler>
 int guarded(mg_connection* connection, void* data) {
   try {
     return Handler(connection, data);
   } catch (const std::exception& failure) {
+    ++faults;
     spdlog::error("health request failed path={} message={}", log_value(mg_get_request_info(connection)->local_uri),
                   log_value(failure.what()));
   } catch (...) {
+    ++faults;
     spdlog::error("health request failed path={}", log_value(mg_get_request_info(connection)->local_uri));
   }
   return answer(connection, 500, "text/plain", "this could not be found out; the log says why\n");
@@ -121,6 +127,8 @@ int HealthServer::port() const { return impl_->port; }
 
 Result<std::unique_ptr<HealthServer>> HealthServer::start(const std::string& address, int port, Readiness ready,
                                                           Signals signals) {
+  static const Reading counted("slipway_health_faults_total", "Requests to this port whose handler threw.",
+                               [] { return static_cast<double>(faults); });
   auto impl = std::make_unique<Impl>();
   impl->ready = std::move(ready);
   impl->signals = std::move(signals);

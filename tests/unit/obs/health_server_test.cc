@@ -102,7 +102,9 @@ TEST(HealthServer, AnswersAFaultWith500AndGoesOn) {
   EXPECT_EQ(get((*server)->port(), "/readyz").status, 500);
   EXPECT_EQ(get((*server)->port(), "/readyz").body, "this could not be found out; the log says why\n");
   faulty = false;
-  EXPECT_EQ(get((*server)->port(), "/metrics").status, 200);
+  const auto metrics = get((*server)->port(), "/metrics");
+  EXPECT_EQ(metrics.status, 200);
+  EXPECT_NE(metrics.body.find("slipway_health_faults_total 3\n"), std::string::npos) << metrics.body;
   EXPECT_EQ(get((*server)->port(), "/readyz").status, 200);
 }
 
