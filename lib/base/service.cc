@@ -18,7 +18,8 @@
 namespace slipway {
 
 void ServiceSettings::add_to(Options& options) {
-  options.add("listen-address", listen_address, "Address that the ports are bound on");
+  options.add("listen-address", listen_address,
+              "Address that the ports are bound on, of IPv4 or IPv6; names are dialled over the same");
   options.add("metrics-port", metrics_port, "Port of /metrics, /healthz and /readyz; 0: any free one");
   options.add("log-format", log_format, "text or json");
   options.add("log-level", log_level, "trace, debug, info, warning, error or off");

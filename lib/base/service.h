@@ -17,7 +17,7 @@ namespace slipway {
 inline constexpr std::string_view kDefaultReleaseId = "slipway";
 
 struct ServiceSettings {
-  std::string listen_address = "127.0.0.1";  // every port of the process is bound on it
+  std::string listen_address = "127.0.0.1";  // every port of the process is bound on it; "::" for all of IPv6 and IPv4
   int metrics_port = 9090;                   // /metrics, /healthz, /readyz; 0: any free one
   std::string log_format = "text";
   std::string log_level = "info";

@@ -1,8 +1,7 @@
 #include "lib/obs/health_server.h"
 
-#include <arpa/inet.h>
 #include <civetweb.h>
-#include <netinet/in.h>
+#include <netdb.h>
 #include <prometheus/text_serializer.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
@@ -17,6 +16,7 @@
 #include <sstream>
 #include <thread>
 
+#include "lib/base/endpoint.h"
 #include "lib/base/log.h"
 #include "lib/base/readings.h"
 #include "lib/obs/metrics.h"
@@ -110,14 +110,17 @@ struct HealthServer::Impl {
     stopped = true;
   }
   void knock() const {
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(static_cast<std::uint16_t>(port));
-    if (inet_pton(AF_INET, address.c_str(), &to.sin_addr) != 1) return;
-    const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (socket < 0) return;
-    [[maybe_unused]] const int started = ::connect(socket, reinterpret_cast<const sockaddr*>(&to), sizeof to);
-    ::close(socket);
+    addrinfo hints{};
+    hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+    hints.ai_socktype = SOCK_STREAM;
+    addrinfo* to = nullptr;
+    if (getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &to) != 0) return;
+    const int socket = ::socket(to->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (socket >= 0) {
+      [[maybe_unused]] const int started = ::connect(socket, to->ai_addr, to->ai_addrlen);
+      ::close(socket);
+    }
+    freeaddrinfo(to);
   }
 };
 
@@ -132,8 +135,10 @@ Result<std::unique_ptr<HealthServer>> HealthServer::start(const std::string& add
   auto impl = std::make_unique<Impl>();
   impl->ready = std::move(ready);
   impl->signals = std::move(signals);
-  impl->address = address == "0.0.0.0" ? "127.0.0.1" : address;
-  const std::string where = std::format("{}:{}", address, port);
+  impl->address = without_brackets(address);
+  if (impl->address == "0.0.0.0") impl->address = "127.0.0.1";
+  if (impl->address == "::") impl->address = "::1";
+  const std::string where = endpoint(address, port);
   std::array options{"listening_ports", where.c_str(),
                      // Requests that never end hold a thread each until their time is up: even dozens of them keep
                      // the next one waiting for a second or two, which a liveness probe forgives.

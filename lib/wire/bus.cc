@@ -15,6 +15,7 @@
 #include <optional>
 #include <thread>
 
+#include "lib/base/endpoint.h"
 #include "lib/base/log.h"
 #include "lib/base/random_id.h"
 #include "lib/base/readings.h"
@@ -73,6 +74,11 @@ struct Bus::State {
   }
   ~State() { ::close(wake); }
 
+  zmq::context_t& context_for_names() {
+    if (!context_of_names) context_of_names.emplace(1).set(zmq::ctxopt::blocky, 0);
+    return *context_of_names;
+  }
+
   struct Queued {
     SocketId socket;
     Outgoing message;
@@ -81,6 +87,9 @@ struct Bus::State {
   const Limits limits;
   const PayloadLimits payload_limits;
   zmq::context_t context;
+  // libzmq looks names up on the thread that carries all messages of a context. What is dialled by name has one of its
+  // own, so that a name server that is slow or away holds up nobody else.
+  std::optional<zmq::context_t> context_of_names;
   const int wake;
   std::thread thread;
   std::atomic<std::thread::id> thread_id;
@@ -169,8 +178,10 @@ struct Bus::State {
     if (!endpoint) return std::unexpected(endpoint.error());
     if (closed) return fail(Code::kUnavailable, "the bus has stopped");
     int port = 0;
+    const bool by_name = !bind && is_by_name(address);
     try {
-      Socket entry{.socket = zmq::socket_t(context, type),
+      zmq::context_t& own_context = by_name ? context_for_names() : context;
+      Socket entry{.socket = zmq::socket_t(own_context, type),
                    .handler = std::move(handler),
                    .watch = {},
                    .unreachable = std::move(unreachable),
@@ -180,7 +191,7 @@ struct Bus::State {
                    .outbox = {}};
       auto& socket = entry.socket;
       socket.set(zmq::sockopt::linger, 0);
-      socket.set(zmq::sockopt::ipv6, address.starts_with('['));
+      socket.set(zmq::sockopt::ipv6, by_name ? limits.names_over_ipv6 : address.starts_with('['));
       socket.set(zmq::sockopt::sndhwm, 1000);
       socket.set(zmq::sockopt::rcvhwm, 1000);
       socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.max_frame_bytes));
@@ -209,7 +220,7 @@ struct Bus::State {
         entry.publisher = true;
       }
       if (entry.lost) {
-        entry.watch = std::make_unique<ConnectionWatch>(context, socket, std::format("watch-{}", next_socket));
+        entry.watch = std::make_unique<ConnectionWatch>(own_context, socket, std::format("watch-{}", next_socket));
       }
       if (bind) {
         socket.bind(*endpoint);

@@ -53,6 +53,8 @@ class Bus {
     // What is spoken here: protocol.h. Each message says so, and goes in the newest that its receiver speaks too, as
     // far as it has been heard. What has not, and who listens to a publisher, gets the oldest.
     msg::ProtocolRange protocols = msg::kProtocols;
+    // Names that are dialled are looked up over IPv6, and over IPv4 where they have no other address; else over IPv4.
+    bool names_over_ipv6 = false;
   };
 
   Bus();
@@ -69,7 +71,8 @@ class Bus {
   [[nodiscard]] Result<SocketId> bind_publisher(const std::string& address);
   [[nodiscard]] int port(SocketId socket) const;
 
-  // `address` is "host:port". The connection is made, and made again, in the background; a name is looked up each time.
+  // `address` is "host:port". The connection is made, and made again, in the background; a name is looked up each time,
+  // which holds up nothing but what is dialled by name.
   // `lost` is told, on the bus thread, each time a connection has ended: nothing comes through that one any more, and
   // what is sent from then on waits for the next. What was on its way then, to here too, may be lost.
   [[nodiscard]] Result<SocketId> connect_dealer(const std::string& address, Handler handler, Lost lost = nullptr);

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "lib/base/endpoint.h"
 #include "lib/base/log.h"
 #include "lib/base/machine.h"
 #include "services/gateway/http_connection.h"
@@ -197,16 +198,19 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(const std::string& address
   for (int i = 0; i < threads; ++i) impl->lanes.push_back(std::make_unique<Lane>());
 
   error_code ec;
-  const auto literal = asio::ip::make_address(address, ec);
+  const auto literal = asio::ip::make_address(without_brackets(address), ec);
   if (ec || port < 0 || port > 65535)
-    return fail(Code::kInvalidArgument, std::format("cannot listen on {}:{}: not an address", address, port));
+    return fail(Code::kInvalidArgument,
+                std::format("cannot listen on {}: not an address", slipway::endpoint(address, port)));
   const tcp::endpoint endpoint(literal, static_cast<unsigned short>(port));
   auto& acceptor = impl->acceptor.emplace(impl->lanes.front()->context.get_executor());
   acceptor.open(endpoint.protocol(), ec);
   if (!ec) acceptor.set_option(asio::socket_base::reuse_address(true), ec);
   if (!ec) acceptor.bind(endpoint, ec);
   if (!ec) acceptor.listen(1024, ec);
-  if (ec) return fail(Code::kUnavailable, std::format("cannot listen on {}:{}: {}", address, port, ec.message()));
+  if (ec)
+    return fail(Code::kUnavailable,
+                std::format("cannot listen on {}: {}", slipway::endpoint(address, port), ec.message()));
   impl->port = acceptor.local_endpoint().port();
 
   asio::co_spawn(impl->lanes.front()->context, impl->accept_loop(), asio::detached);

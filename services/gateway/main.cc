@@ -4,6 +4,7 @@
 #include <optional>
 #include <thread>
 
+#include "lib/base/endpoint.h"
 #include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
 #include "lib/base/options.h"
@@ -82,13 +83,13 @@ int main(int argc, char** argv) {
     return exit_with(started.error());
 
   metrics();
-  Bus bus;
+  Bus bus({.names_over_ipv6 = is_ipv6(service.listen_address)});
   Caller caller(bus, settings.registry, service.cluster_secret);
   RegistryClient registry(caller, std::chrono::milliseconds(settings.registry_deadline_ms));
   RegistryCache cache(registry);
   EventHub events;
   WorkerHub workers(bus, caller, cache, events, settings, service.release_id, service.cluster_secret);
-  if (auto bound = workers.start(std::format("{}:{}", service.listen_address, settings.bus_port)); !bound)
+  if (auto bound = workers.start(endpoint(service.listen_address, settings.bus_port)); !bound)
     return exit_with(bound.error());
   if (auto subscribed = workers.subscribe(settings.registry_events); !subscribed) return exit_with(subscribed.error());
 

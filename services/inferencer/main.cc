@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "lib/base/endpoint.h"
 #include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
 #include "lib/base/machine.h"
@@ -115,6 +116,7 @@ int main(int argc, char** argv) {
   model_limits.load_bytes = limits.max_bytes;
   server_options.release = settings.release_id;
   server_options.cluster_secret = settings.cluster_secret;
+  server_options.names_over_ipv6 = is_ipv6(settings.listen_address);
   server_options.store.cache_dir = std::filesystem::absolute(cache_dir);
   server_options.store.max_batch_rows = engine.limits.max_rows;
   server_options.inspect.time = std::chrono::seconds(inspect_seconds);

@@ -112,7 +112,7 @@ struct Server::State {
   const Options options;
   const FileCache cache{options.store.cache_dir, options.store.cache_bytes};
   std::unique_ptr<CrashGuard> crash_guard;
-  Bus bus;
+  Bus bus{{.names_over_ipv6 = options.names_over_ipv6}};
   Engine engine;
   std::unique_ptr<Caller> registry;
   std::unique_ptr<QuarantineList> quarantines;

@@ -26,6 +26,7 @@ class Server {
     std::vector<std::string> gateways;  // host:port
     std::string registry;               // host:port of its calls
     std::string registry_events;        // and of its events
+    bool names_over_ipv6 = false;       // Bus::Limits::names_over_ipv6
     std::string release;
     std::string cluster_secret{};       // shown to gateways and registry; empty: none
     std::filesystem::path program;      // this binary, for inspections

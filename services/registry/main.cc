@@ -5,6 +5,7 @@
 #include <cmath>
 #include <format>
 
+#include "lib/base/endpoint.h"
 #include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
 #include "lib/base/service.h"
@@ -97,8 +98,8 @@ int main(int argc, char** argv) {
   server_options.data_dir = data_dir;
   server_options.backup_dir = backup_dir;
   server_options.cluster_secret = settings.cluster_secret;
-  server_options.calls_address = std::format("{}:{}", settings.listen_address, bus_port);
-  server_options.events_address = std::format("{}:{}", settings.listen_address, events_port);
+  server_options.calls_address = endpoint(settings.listen_address, bus_port);
+  server_options.events_address = endpoint(settings.listen_address, events_port);
   server_options.jobs.lease = std::chrono::milliseconds(std::llround(lease_seconds * 1000));
 
   const LimitWatch watch;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "lib/base/endpoint.h"
 #include "lib/base/limit_watch.h"
 #include "lib/base/log.h"
 #include "lib/base/options.h"
@@ -52,6 +53,7 @@ int main(int argc, char** argv) {
   }
   server_options.release = settings.release_id;
   server_options.cluster_secret = settings.cluster_secret;
+  server_options.names_over_ipv6 = is_ipv6(settings.listen_address);
   server_options.attempt.work_dir = std::filesystem::absolute(work_dir);
   server_options.attempt.threads = threads;
   server_options.attempt.checkpoint_every = std::chrono::duration<double>(checkpoint_seconds);

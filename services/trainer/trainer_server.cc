@@ -37,7 +37,7 @@ struct TrainerServer::State {
   explicit State(Options given) : options(std::move(given)) {}
 
   const Options options;
-  Bus bus;
+  Bus bus{{.names_over_ipv6 = options.names_over_ipv6}};
   std::unique_ptr<Caller> registry;
   std::unique_ptr<WorkerLink> link;
   std::atomic<bool> linked{false};  // `link` may be used

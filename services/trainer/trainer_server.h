@@ -18,6 +18,7 @@ class TrainerServer {
   struct Options {
     std::vector<std::string> gateways;  // host:port
     std::string registry;               // host:port
+    bool names_over_ipv6 = false;       // Bus::Limits::names_over_ipv6
     std::string release;
     std::string cluster_secret;  // shown to gateways and registry; empty: none
     AttemptSettings attempt;

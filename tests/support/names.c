@@ -1,11 +1,13 @@
 /* Preloaded into a process: names that end in ".test" are looked up in the file named by SLIPWAY_NAMES, anew each time.
- * A line is a name and an address, or a name and "SERVFAIL": then the look-up fails as when the name server is away. */
+ * A line is a name and an address, or a name and "SERVFAIL": then the look-up fails as when the name server is away, or
+ * "SLOW": then it does so after two seconds. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef int (*Getaddrinfo)(const char*, const char*, const struct addrinfo*, struct addrinfo**);
 
@@ -23,7 +25,9 @@ int getaddrinfo(const char* node, const char* service, const struct addrinfo* hi
   int failure = EAI_NONAME;
   while (fscanf(file, "%255s %255s", name, address) == 2) {
     if (strcmp(name, node) != 0) continue;
-    if (strcmp(address, "SERVFAIL") == 0) {
+    const int slow = strcmp(address, "SLOW") == 0;
+    if (slow || strcmp(address, "SERVFAIL") == 0) {
+      if (slow) sleep(2);
       failure = EAI_AGAIN;
       continue;
     }
