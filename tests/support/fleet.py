@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import requests
 
@@ -25,12 +26,12 @@ def free_port(addresses):
     """A port that is free on all of these addresses."""
     for _ in range(100):
         with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.socket())
-            first.bind((addresses[0], 0))
-            port = first.getsockname()[1]
+            port = 0
             try:
-                for address in addresses[1:]:
-                    held.enter_context(socket.socket()).bind((address, port))
+                for address in addresses:
+                    one = held.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
+                    one.bind((address, port))
+                    port = one.getsockname()[1]
             except OSError:
                 continue
             return port
@@ -59,8 +60,12 @@ class Service(Api):
             raise
 
     @property
+    def host(self):
+        return f"[{self.address}]" if ":" in self.address else self.address
+
+    @property
     def url(self):
-        return f"http://{self.address}:{self.ports['http']}"
+        return f"http://{self.host}:{self.ports['http']}"
 
     def alive(self):
         assert self.process.poll() is None, f"{self.name} ended with {self.process.returncode}:\n{self.log()}"
@@ -69,7 +74,7 @@ class Service(Api):
     def health(self, path):
         """GET on the port for /readyz and /metrics; None when nobody answers."""
         with contextlib.suppress(requests.RequestException):
-            return self.http.get(f"http://{self.address}:{self.ports['metrics']}{path}", timeout=5)
+            return self.http.get(f"http://{self.host}:{self.ports['metrics']}{path}", timeout=5)
         return None
 
     def ready(self):
@@ -118,8 +123,8 @@ class Fleet:
         self.services = {}
         self.names_file = folder / "names"
         self.addresses = {}  # name -> addresses
-        self.registry_port, self.events_port = (free_port([f"127.0.0.{n}" for n in (21, 22)]) for _ in range(2))
-        self.bus_port = free_port([f"127.0.0.{n}" for n in range(11, 16)])
+        self.registry_port, self.events_port = (free_port(["::1", "127.0.0.21", "127.0.0.22"]) for _ in range(2))
+        self.bus_port = free_port(["::1", *(f"127.0.0.{n}" for n in range(11, 16))])
         self.env = {**os.environ, "SLIPWAY_CLUSTER_SECRET": secrets.token_hex(16),
                     "SLIPWAY_RELEASE_ID": "fleet", "LD_PRELOAD": str(NAMES_LIBRARY),
                     "SLIPWAY_NAMES": str(self.names_file)}
@@ -173,7 +178,7 @@ class Load:
 
     def __init__(self, gateways, ask, threads=2):
         self.gateways, self.ask = list(gateways), ask
-        self.answers, self.failures = 0, []
+        self.answers, self.failures, self.slowest_seconds = 0, [], 0.0
         self._leaving, self._lock, self._stop = set(), threading.Lock(), threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(threads)]
 
@@ -185,6 +190,7 @@ class Load:
             with self._lock:
                 open_ones = [g for g in self.gateways if g not in self._leaving]
             gateway = open_ones[turn % len(open_ones)]
+            begun = time.monotonic()
             try:
                 answer = self.ask(session, gateway)
                 if answer.headers.get("Connection") == "close":
@@ -195,6 +201,7 @@ class Load:
                 failed = repr(error)
             with self._lock:
                 self.answers += 1
+                self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - begun)
                 if failed:
                     self.failures.append(f"{gateway.name}: {failed}")
         session.close()
