@@ -1,108 +1,42 @@
-// Sends every kind of message that the schema knows to one port of a running service: empty, whole, with each field
-// absent in turn, and with numbers and enumerators beyond all bounds.
+// Sends every kind of message that the schema knows to one port of a running service, in the forms of message_forms.h.
 //
-//   message_storm dial HOST:PORT    to a gateway's or the registry's port
-//   message_storm bind              to a worker: prints the port to dial, welcomes who comes, then sends to it
+//   message_storm registry HOST:PORT    to a registry's port for calls
+//   message_storm gateway HOST:PORT     to a gateway's port for workers
+//   message_storm bind                  to a worker: prints the port to dial, welcomes who comes, then sends to it
+//   message_storm print                 to nobody: writes each envelope, after its size as four bytes, to its output
 //
 // SLIPWAY_CLUSTER_SECRET, if it is set, goes with every message, so that what is behind the secret is reached too.
-// Ends with 0 once everything was sent and a last question was answered (dial), or a heartbeat came after it (bind).
+// Ends with 0 once everything was sent and a last question was answered; the last line says of how many messages, how
+// many answers were about the secret, and how many were others, by which it is known that somebody took them.
+#include <arpa/inet.h>
+
+#include <array>
 #include <atomic>
-#include <boost/pfr.hpp>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
 #include <mutex>
+#include <optional>
 #include <print>
+#include <set>
 #include <string>
 #include <string_view>
-#include <type_traits>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "lib/base/service.h"
 #include "lib/wire/bus.h"
+#include "tests/support/message_forms.h"
 
 namespace {
 
 using namespace slipway;
 using namespace std::chrono_literals;
 
-enum class Style : std::uint8_t { kPlausible, kExtreme };
-
-template <class T>
-constexpr bool is_vector = false;
-template <class T>
-constexpr bool is_vector<std::vector<T>> = true;
-template <class T>
-constexpr bool is_id = false;
-template <class Tag>
-constexpr bool is_id<Id<Tag>> = true;
-
-// Fills every field below `value` but the `skipped`th in the order of a walk; counts the walk in `at`.
-class Filler {
- public:
-  Filler(Style style, std::size_t skipped) : style_(style), skipped_(skipped) {}
-  [[nodiscard]] std::size_t fields() const { return at_; }
-
-  template <class T>
-  void fill(T& value) {
-    if (at_++ == skipped_) return;
-    const bool extreme = style_ == Style::kExtreme;
-    if constexpr (std::is_same_v<T, std::string>) {
-      value = extreme ? std::string(300, '\xff') : "1";
-    } else if constexpr (is_id<T>) {
-      value = T(extreme ? std::string("../../\n\0x", 9) : "job-1");
-    } else if constexpr (std::is_same_v<T, Digest>) {
-      value.bytes.fill(extreme ? 0xff : 1);
-    } else if constexpr (std::is_same_v<T, bool>) {
-      value = true;
-    } else if constexpr (std::is_enum_v<T>) {
-      value = static_cast<T>(extreme ? 999 : 1);
-    } else if constexpr (std::is_arithmetic_v<T>) {
-      value = extreme ? (std::is_signed_v<T> ? std::numeric_limits<T>::lowest() : std::numeric_limits<T>::max()) : T{1};
-    } else if constexpr (is_vector<T>) {
-      value.resize(extreme ? 3 : 1);
-      for (auto& item : value) fill(item);
-    } else {
-      boost::pfr::for_each_field(value, [this](auto& field) { fill(field); });
-    }
-  }
-
- private:
-  const Style style_;
-  const std::size_t skipped_;
-  std::size_t at_ = 0;
-};
-
-constexpr auto kNone = std::numeric_limits<std::size_t>::max();
-
-template <class Kind>
-void add_forms_of(std::vector<msg::Body>& forms) {
-  forms.emplace_back(Kind{});
-  if constexpr (boost::pfr::tuple_size_v<Kind> > 0) {
-    for (const Style style : {Style::kPlausible, Style::kExtreme}) {
-      Kind whole{};
-      Filler counter(style, kNone);
-      boost::pfr::for_each_field(whole, [&](auto& field) { counter.fill(field); });
-      forms.emplace_back(whole);
-      for (std::size_t skipped = 0; skipped < counter.fields(); ++skipped) {
-        Kind lacking{};
-        Filler filler(style, skipped);
-        boost::pfr::for_each_field(lacking, [&](auto& field) { filler.fill(field); });
-        forms.emplace_back(std::move(lacking));
-      }
-    }
-  }
-}
-
-std::vector<msg::Body> all_forms() {
-  std::vector<msg::Body> forms;
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    (add_forms_of<std::variant_alternative_t<I, msg::Body>>(forms), ...);
-  }(std::make_index_sequence<std::variant_size_v<msg::Body>>{});
-  return forms;
-}
+constexpr auto kPatience = 120s;
+constexpr std::uint64_t kFirstQuestion = 1'000'000;  // correlations of the questions that are waited for
 
 std::string secret() {
   const char* given = std::getenv("SLIPWAY_CLUSTER_SECRET");
@@ -117,100 +51,149 @@ Message message_of(std::uint64_t correlation, msg::Body body) {
   return message;
 }
 
-// Each form with and without a correlation, and with none, one and three payload frames.
-template <class Send>
-std::size_t send_all(Send send) {
-  std::size_t sent = 0;
-  for (const msg::Body& body : all_forms()) {
-    for (const std::uint64_t correlation : {0U, 1U, 7U}) {
-      Message message = message_of(correlation, body);
-      if (correlation == 7) message.envelope.deadline_ms = 1;
-      const std::size_t frames = correlation == 7 ? 3 : correlation;
-      for (std::size_t i = 0; i < frames; ++i) message.payload.push_back(Frame::of(std::string(i * 5, 'x')));
-      send(std::move(message));
-      ++sent;
-    }
+// A form without and with a correlation, and with some, a little and much that does not belong to it.
+std::vector<Message> messages_of(const msg::Body& body) {
+  std::vector<Message> messages;
+  struct Way {
+    std::uint64_t correlation;
+    std::size_t frames;
+  };
+  for (const auto& [correlation, frames] : std::array<Way, 4>{{{0, 0}, {1, 0}, {1, 1}, {7, 3}}}) {
+    Message message = message_of(correlation, body);
+    if (correlation == 7) message.envelope.deadline_ms = 1;
+    for (std::size_t i = 0; i < frames; ++i) message.payload.push_back(Frame::of(std::string(i * 5, 'x')));
+    messages.push_back(std::move(message));
   }
-  return sent;
+  return messages;
 }
 
-class Flag {
+// What came back. Threads: thread-safe.
+class Answers {
  public:
-  void set() {
+  void note(const msg::Envelope& envelope) {
     const std::lock_guard lock(mutex_);
-    set_ = true;
+    const auto* error = std::get_if<msg::Error>(&envelope.body);
+    if (error != nullptr && error->message.contains("cluster") && error->message.contains("secret")) {
+      ++refused_;
+    } else if (!std::holds_alternative<msg::Rehello>(envelope.body) &&
+               !std::holds_alternative<msg::Ok>(envelope.body)) {
+      ++taken_;
+    } else if (envelope.correlation != 0) {
+      ++taken_;  // under none it is a knock, or for strangers
+    }
+    awaited_.erase(envelope.correlation);
     changed_.notify_all();
   }
-  bool wait(std::chrono::seconds most) {
+  // To be called before it is asked.
+  void expect(std::uint64_t correlation) {
+    const std::lock_guard lock(mutex_);
+    awaited_.insert(correlation);
+  }
+  bool wait() {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, most, [this] { return set_; });
+    return changed_.wait_for(lock, kPatience, [this] { return awaited_.empty(); });
+  }
+  void print(std::size_t sent) {
+    const std::lock_guard lock(mutex_);
+    std::println("{} messages {} refused {} taken", sent, refused_, taken_);
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool set_ = false;
+  std::set<std::uint64_t> awaited_;
+  std::size_t refused_ = 0;
+  std::size_t taken_ = 0;
 };
 
-constexpr std::uint64_t kLast = 4711;  // correlation of the question at the end
-
-int dial(const std::string& address) {
+// Each form is answered before the next is sent, so that none is refused because too many wait.
+template <std::size_t Count>
+int dial(const std::string& address, const std::optional<msg::Hello>& greeting,
+         const std::array<msg::Body, Count>& questions) {
   Bus bus;
-  Flag answered;
-  const auto socket = bus.connect_dealer(address, [&](const Incoming& incoming) {
-    if (incoming.message.envelope.correlation == kLast) answered.set();
-  });
+  Answers answers;
+  const auto socket =
+      bus.connect_dealer(address, [&](const Incoming& incoming) { answers.note(incoming.message.envelope); });
   if (!socket) return std::println(stderr, "{}", socket.error().message), 1;
+  std::size_t sent = 0;
+  std::uint64_t next_question = kFirstQuestion;
+  for (const msg::Body& form : every_form()) {
+    for (Message& message : messages_of(form)) {
+      if (greeting) (void)bus.send(*socket, message_of(0, *greeting));
+      (void)bus.send(*socket, std::move(message));
+      ++sent;
+    }
+    for (const msg::Body& question : questions) {
+      answers.expect(++next_question);
+      (void)bus.send(*socket, message_of(next_question, question));
+    }
+    if (!answers.wait()) {
+      return std::println(stderr, "no answer after {} messages, the last ones of kind {}", sent, form.index()), 1;
+    }
+  }
+  answers.print(sent);
+  return 0;
+}
+
+int dial_registry(const std::string& address) {
+  // One for each of those that work there: readers, the writer, the pool.
+  return dial(address, std::nullopt, std::array<msg::Body, 3>{msg::GetJob{}, msg::CancelJob{}, msg::GetUpload{}});
+}
+
+int dial_gateway(const std::string& address) {
   // A gateway listens to those it knows, and some of what comes unmakes the acquaintance.
   const msg::Hello hello{.release = std::string(kDefaultReleaseId),
                          .role = msg::Role::kInferencer,
                          .worker_id = WorkerId("storm"),
                          .host = "here"};
-  const std::size_t sent = send_all([&](Message message) {
-    (void)bus.send(*socket, message_of(0, hello));
-    (void)bus.send(*socket, std::move(message));
-  });
-  // The registry answers the first of these, a gateway the second.
-  (void)bus.send(*socket, message_of(kLast, msg::GetJob{}));
-  (void)bus.send(*socket, message_of(kLast, hello));
-  if (!answered.wait(120s)) return std::println(stderr, "no answer after {} messages", sent), 1;
-  std::println("{} messages", sent);
-  return 0;
+  return dial(address, hello, std::array<msg::Body, 1>{hello});
 }
 
 int bind_and_wait() {
   Bus bus;
-  Flag alive;
+  Answers answers;
   std::atomic<SocketId> own{};
-  std::atomic<bool> begun = false;
-  std::atomic<bool> sent_all = false;
+  bool begun = false;  // on the bus thread
   std::atomic<std::size_t> sent = 0;
-  const auto say = [&](const std::string& peer, msg::Body body) {
-    (void)bus.send(own, peer, message_of(0, std::move(body)));
-  };
+  answers.expect(kFirstQuestion);
   const auto socket = bus.bind_router("127.0.0.1:0", [&](const Incoming& incoming) {
-    const auto& body = incoming.message.envelope.body;
-    if (std::holds_alternative<msg::Hello>(body)) {
-      say(incoming.peer, msg::Welcome{.gateway_id = "storm"});
-      if (sent_all) alive.set();
-    }
-    if (std::holds_alternative<msg::Heartbeat>(body)) {
-      if (!begun.exchange(true)) {
-        sent = send_all([&](Message message) { (void)bus.send(own, incoming.peer, std::move(message)); });
-        sent_all = true;
-      } else if (sent_all) {
-        alive.set();
+    const auto say = [&](Message message) { (void)bus.send(own, incoming.peer, std::move(message)); };
+    const auto& envelope = incoming.message.envelope;
+    if (std::holds_alternative<msg::Hello>(envelope.body)) {
+      say(message_of(0, msg::Welcome{.gateway_id = "storm"}));
+    } else if (std::holds_alternative<msg::Heartbeat>(envelope.body)) {
+      if (!std::exchange(begun, true)) {
+        for (const msg::Body& form : every_form()) {
+          for (Message& message : messages_of(form)) {
+            say(std::move(message));
+            ++sent;
+          }
+        }
+        // Neither has such a model, and both say so.
+        say(message_of(kFirstQuestion, msg::Infer{}));
       }
-      say(incoming.peer, msg::Ok{});
+      say(message_of(0, msg::Ok{}));
+    } else {
+      answers.note(envelope);
     }
   });
   if (!socket) return std::println(stderr, "{}", socket.error().message), 1;
   own = *socket;
   std::println("{}", bus.port(*socket));
   std::fflush(stdout);
-  if (!alive.wait(120s)) return std::println(stderr, "no word from the worker after {} messages", sent.load()), 1;
-  std::println("{} messages", sent.load());
+  if (!answers.wait()) return std::println(stderr, "no word from the worker after {} messages", sent.load()), 1;
+  answers.print(sent);
   return 0;
+}
+
+int print() {
+  for (const msg::Body& form : every_form()) {
+    const Frame envelope = encode(message_of(1, form).envelope);
+    const std::uint32_t size = htonl(static_cast<std::uint32_t>(envelope.size()));
+    std::fwrite(&size, sizeof size, 1, stdout);
+    std::fwrite(envelope.bytes().data(), 1, envelope.size(), stdout);
+  }
+  return std::fflush(stdout) == 0 ? 0 : 1;
 }
 
 }  // namespace
@@ -218,8 +201,10 @@ int bind_and_wait() {
 int main(int argc, char** argv) {
   slipway::block_stop_signals();
   const std::string_view mode = argc > 1 ? argv[1] : "";
-  if (mode == "dial" && argc == 3) return dial(argv[2]);
+  if (mode == "registry" && argc == 3) return dial_registry(argv[2]);
+  if (mode == "gateway" && argc == 3) return dial_gateway(argv[2]);
   if (mode == "bind" && argc == 2) return bind_and_wait();
-  std::println(stderr, "usage: message_storm dial HOST:PORT | bind");
+  if (mode == "print" && argc == 2) return print();
+  std::println(stderr, "usage: message_storm registry HOST:PORT | gateway HOST:PORT | bind | print");
   return 2;
 }

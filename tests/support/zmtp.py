@@ -4,8 +4,8 @@ import socket
 import struct
 
 
-def connect(port, timeout=10):
-    """A connected DEALER as far as the other side can tell."""
+def connect(port, timeout=10, kind=b"DEALER"):
+    """A connected socket of that kind as far as the other side can tell."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
     connection.sendall(b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31))
     greeting = b""
@@ -14,7 +14,7 @@ def connect(port, timeout=10):
         if not piece:
             raise ConnectionError("closed during the greeting")
         greeting += piece
-    body = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+    body = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
     connection.sendall(b"\x04" + bytes([len(body)]) + body)
     return connection
 
