@@ -10,6 +10,7 @@
 
 #include "schema/limits.h"
 #include "services/gateway/metrics.h"
+#include "tests/support/message_forms.h"
 
 namespace slipway::gateway {
 namespace {
@@ -111,37 +112,37 @@ struct WorkerHubTest : testing::Test {
   }
 };
 
-// One of each kind of message there is, as its fields are when nobody has set them.
-template <std::size_t... Kind>
-std::vector<msg::Body> every_kind(std::index_sequence<Kind...>) {
-  return {msg::Body(std::in_place_index<Kind>)...};
-}
-
 TEST_F(WorkerHubTest, HoldsAgainstEveryKindOfMessageFromAnybody) {
   start();
   const double before = metrics().handler_failures.Value();
   FakeWorker worker(workers_bus, hub->port());
-  auto kinds = every_kind(std::make_index_sequence<std::variant_size_v<msg::Body>>());
-  kinds.emplace_back(msg::Error{.code = 250, .message = "?", .path = {}});
-  kinds.emplace_back(
+  auto forms = every_form();
+  forms.emplace_back(msg::Error{.code = 250, .message = "?", .path = {}});
+  forms.emplace_back(
       msg::Hello{.release = "r", .role = static_cast<msg::Role>(9), .worker_id = WorkerId("x"), .host = {}});
-  kinds.emplace_back(msg::Heartbeat{.credits = UINT32_MAX, .loaded = {{}, {}}, .draining = false});
-  kinds.emplace_back(
+  forms.emplace_back(msg::Heartbeat{.credits = UINT32_MAX, .loaded = {{}, {}}, .draining = false});
+  forms.emplace_back(
       msg::Inferred{.outputs = {{.name = "", .dtype = static_cast<DType>(99), .shape = {-1, 1L << 62}}}});
   const auto say_all = [&] {
     for (const std::uint64_t correlation : {0UL, 1UL << 40, UINT64_MAX}) {
-      for (const auto& kind : kinds) worker.say(kind, correlation, {Frame(), Frame::copy(std::string_view("x"))});
+      for (const auto& form : forms) worker.say(form, correlation, {Frame(), Frame::copy(std::string_view("x"))});
+      // All was read once this is refused, so that never too much waits to be sent.
+      worker.say(msg::Hello{.release = "other", .role = {}, .worker_id = WorkerId("x"), .host = {}}, 4711);
+      while (worker.hear<msg::Error>().envelope.correlation != 4711 && !HasFailure()) {
+      }
     }
   };
   say_all();  // as a stranger
   worker.join();
   say_all();  // as a worker, and with nothing asked
+  worker.join();
   auto answer = ask();
-  for (const auto& kind : kinds) worker.say(kind, UINT64_MAX, {});
+  for (const auto& form : forms) worker.say(form, UINT64_MAX, {});
   const Message question = worker.hear<msg::Infer>();
   worker.say(msg::Inferred{}, question.envelope.correlation);
   EXPECT_TRUE(answer.get());
   EXPECT_EQ(metrics().handler_failures.Value(), before);
+  EXPECT_EQ(bus.thrown_total(), 0U);
 }
 
 TEST_F(WorkerHubTest, WhatIsNoAnswerToAPredictionIsToldAsOurFault) {
