@@ -184,9 +184,11 @@ def test_logs_can_be_json(start):
     files = list((cluster.state / "logs").glob("*.log"))
     assert files
     for path in files:
-        for line in path.read_text().splitlines():
-            if line.strip():
-                assert {"time", "level", "service", "message"} <= set(json.loads(line)), line
+        role = path.stem.rpartition("-")[0]
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        assert lines, path
+        for line in lines:
+            assert {"time", "level", "service", "message"} <= set(line) and line["service"] == role, (path.name, line)
 
 
 def test_a_full_queue_pushes_back(start):
