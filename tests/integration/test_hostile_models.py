@@ -13,13 +13,14 @@ import pathlib
 import random
 import signal
 import struct
+import subprocess
 import threading
 import time
 import zipfile
 
 import pytest
 
-from cluster import SANITIZER, measures_memory, wait_for
+from cluster import BIN, SANITIZER, measures_memory, wait_for
 from idx import sequential, small_job
 
 torch = pytest.importorskip("torch")
@@ -652,6 +653,33 @@ def cpu_ticks(pid):
     return ticks
 
 
+def crash_the_busy_thread(pids, seconds):
+    """Sends SIGSEGV to the one thread of these processes that works, once it has for so long; returns its process.
+
+    Nobody else has that much work in these tests.
+    """
+    def all_ticks():
+        return {thread: ticks for pid in pids for thread, ticks in cpu_ticks(pid).items()}
+
+    start_ticks = all_ticks()
+
+    def busy():
+        grown = {thread: ticks - start_ticks.get(thread, 0) for thread, ticks in all_ticks().items()}
+        most = sorted(grown, key=grown.get, reverse=True)
+        return grown[most[0]] > max(seconds * os.sysconf("SC_CLK_TCK"), 4 * grown[most[1]]) and most[0]
+
+    pid, thread = wait_for(busy, 60, "a thread that runs the bad model")
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.tgkill(pid, thread, signal.SIGSEGV) == 0, ctypes.get_errno()
+    return pid
+
+
+def wait_quarantined(cluster, model):
+    version = wait_for(lambda: (v := cluster.get(f"/api/v1/models/{model}/versions/1").json()).get("quarantined") and v, 30,
+                       "the version being quarantined")
+    assert f"signal {int(signal.SIGSEGV)}" in version["quarantined"]["reason"], version
+
+
 @pytest.mark.skipif(SANITIZER is not None, reason="a sanitizer takes the signal")
 def test_a_model_that_crashes_its_process_is_quarantined_and_takes_nobody_with_it(start):
     cluster = start("--inferencers", "2")
@@ -664,28 +692,12 @@ def test_a_model_that_crashes_its_process_is_quarantined_and_takes_nobody_with_i
     load = Load(cluster)
     try:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            def all_ticks():
-                return {thread: ticks for pid in before for thread, ticks in cpu_ticks(pid).items()}
-
-            start_ticks = all_ticks()
             asked = pool.submit(cluster.predict, "bad", [[1.0] * WIDTH])
-
-            # The thread that runs it is the one that is always busy: nobody else has a second of work here.
-            def running():
-                grown = {thread: ticks - start_ticks.get(thread, 0) for thread, ticks in all_ticks().items()}
-                most = sorted(grown, key=grown.get, reverse=True)
-                return grown[most[0]] > max(os.sysconf("SC_CLK_TCK"), 4 * grown[most[1]]) and most[0]
-
-            pid, thread = wait_for(running, 60, "a thread that runs the bad model")
-            assert not asked.done()
-            libc = ctypes.CDLL(None, use_errno=True)
-            assert libc.tgkill(pid, thread, signal.SIGSEGV) == 0, ctypes.get_errno()
+            pid = crash_the_busy_thread(before, seconds=1)
             answer = asked.result(60)
         assert answer.status_code == 500 and "crashed" in answer.text, (answer.status_code, answer.text)
 
-        version = wait_for(lambda: (v := cluster.get("/api/v1/models/bad/versions/1").json()).get("quarantined") and v, 30,
-                           "the version being quarantined")
-        assert f"signal {int(signal.SIGSEGV)}" in version["quarantined"]["reason"], version
+        wait_quarantined(cluster, "bad")
 
         # The process comes back, and neither that one nor the other runs the file again.
         wait_for(lambda: len(now := {s["pid"] for s in cluster.services("inferencer")} - {0}) == 2 and pid not in now, 60,
@@ -703,3 +715,29 @@ def test_a_model_that_crashes_its_process_is_quarantined_and_takes_nobody_with_i
     assert load.failures == [], (len(load.failures), load.answered, load.failures[:3])
     assert {service["pid"] for service in cluster.services("inferencer")} == after, cluster.logs()[-3000:]
     assert "quarantined" not in cluster.get("/api/v1/models/good/versions/1").json()
+
+    doctor = subprocess.run([BIN / "slipway", "--server", cluster.url, "doctor"], capture_output=True, text=True, timeout=60)
+    rows = [line for line in doctor.stdout.splitlines() if line.split()[:2] == ["bad", "1"]]
+    assert doctor.returncode == 1 and len(rows) == 1 and f"signal {int(signal.SIGSEGV)}" in rows[0], doctor
+
+
+class SlowToLoad(torch.nn.Module):
+    """Each run takes a moment, and so do those with zeros before a version is ready."""
+
+    def forward(self, x):
+        y = torch.ones(16, 16)
+        for _ in range(80_000):
+            y = (y @ y) * 0.01
+        return x + y.sum() * 0
+
+
+@pytest.mark.skipif(SANITIZER is not None, reason="a sanitizer takes the signal")
+def test_a_model_that_crashes_while_it_is_loaded_is_quarantined_at_once(start):
+    cluster = start("--trainers=0")
+    assert upload(cluster, "bad", save(SlowToLoad())).status_code == 201, "a process of its own has inspected it"
+    pid = crash_the_busy_thread({cluster.service("inferencer")["pid"]}, seconds=0.2)
+    wait_quarantined(cluster, "bad")
+    cluster.wait_restarted("inferencer", pid)
+    cluster.wait_ready()
+    answer = cluster.predict("bad", [[0.0] * WIDTH])
+    assert answer.status_code == 400 and "quarantined" in answer.text, (answer.status_code, answer.text)
