@@ -130,18 +130,45 @@ class Wide(torch.nn.Module):
         return x.repeat([1, 1_000_000])
 
 
+class Many(torch.nn.Module):
+    """As many outputs as one answer carries."""
+
+    def forward(self, x):
+        return [x * i for i in range(256)]
+
+
+def upload(cluster, name, module):
+    """A model with one number as its input."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(module), buffer)
+    signature = {"inputs": [{"name": "x", "dtype": "f32", "shape": [-1, 1]}]}
+    answer = cluster.post(f"/api/v1/models/{name}/versions", files=[
+        ("signature", (None, json.dumps(signature), "application/json")), ("file", ("model.pt", buffer.getvalue()))])
+    assert answer.status_code == 201, answer.text
+
+
+def test_answers_that_are_wide_or_of_many_outputs_come_whole(start):
+    cluster = start("--trainers=0")
+    upload(cluster, "wide", Wide())
+    upload(cluster, "many", Many())
+    wait_for(lambda: cluster.predict("wide", [[0.5]]).status_code == 200, 30)
+    answer = cluster.predict("wide", [[float(i)] for i in range(5)])  # 20 MB: more than a frame of the bus
+    assert answer.status_code == 200, answer.text[:300]
+    predictions = answer.json()["predictions"]
+    assert [(len(row), set(row)) for row in predictions] == [(1_000_000, {float(i)}) for i in range(5)]
+    question = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1, 2]}]}
+    answer = wait_for(lambda: (a := cluster.post("/v2/models/many/infer", json=question)).status_code == 200 and a, 30)
+    outputs = answer.json()["outputs"]
+    assert [(o["shape"], o["data"]) for o in outputs] == [([2, 1], [i, 2 * i]) for i in range(256)]
+
+
 @measures_memory
 def test_large_answers_that_nobody_reads_do_not_fill_the_memory(start):
     """A row's answer takes 4 MB, and up to 16 MB as text, of the 100 MiB that all may take."""
     cluster = start("--gateway-arg=--max-buffered-bytes=104857600")
     assert cluster.put_dataset("stripes", four_files()).status_code == 201
     cluster.train(small_job())
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(Wide()), buffer)
-    signature = {"inputs": [{"name": "x", "dtype": "f32", "shape": [-1, 1]}]}
-    answer = cluster.post("/api/v1/models/wide/versions", files=[
-        ("signature", (None, json.dumps(signature), "application/json")), ("file", ("model.pt", buffer.getvalue()))])
-    assert answer.status_code == 201, answer.text
+    upload(cluster, "wide", Wide())
     assert len(cluster.predict("wide", [[0.5]]).json()["predictions"][0]) == 1_000_000
     before = cluster.rss_mib("gateway")
     body = b'{"instances":[[0.123456]]}'
