@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <boost/json.hpp>
+#include <boost/nowide/utf/utf.hpp>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -16,12 +17,28 @@
 namespace slipway {
 namespace {
 
+constexpr std::size_t kMaxValueBytes = 8'192;
+
+// `text` with '?' for what is no UTF-8, which JSON is always; of a longer one the beginning and "...".
+std::string as_utf8(std::string_view text, std::size_t max_bytes) {
+  std::string clean;
+  for (const char *at = text.data(), *end = at + text.size(); at != end;) {
+    const char* const from = at;
+    const auto point = boost::nowide::utf::utf_traits<char>::decode(at, end);
+    const bool bad = point == boost::nowide::utf::illegal || point == boost::nowide::utf::incomplete;
+    const std::string_view piece = bad ? std::string_view("?") : std::string_view(from, at);
+    if (clean.size() + piece.size() > max_bytes) return clean + "...";
+    clean += piece;
+  }
+  return clean;
+}
+
 // The message as one JSON string, so that a JSON log line stays JSON whatever it says.
 class JsonMessageFlag : public spdlog::custom_flag_formatter {
  public:
   void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
-    const std::string text =
-        boost::json::serialize(boost::json::string(message.payload.data(), message.payload.size()));
+    const std::string_view payload(message.payload.data(), message.payload.size());
+    const std::string text = boost::json::serialize(boost::json::string(as_utf8(payload, payload.size())));
     out.append(text.data(), text.data() + text.size());
   }
   [[nodiscard]] std::unique_ptr<custom_flag_formatter> clone() const override {
@@ -109,10 +126,11 @@ void flush_logging(std::chrono::milliseconds patience) {
 }
 
 std::string log_value(std::string_view text) {
-  const bool plain = !text.empty() && std::ranges::none_of(text, [](unsigned char c) {
+  const std::string clean = as_utf8(text, kMaxValueBytes);
+  const bool plain = !clean.empty() && std::ranges::none_of(clean, [](unsigned char c) {
     return c <= ' ' || c == '"' || c == '=' || c == 0x7f;
   });
-  return plain ? std::string(text) : boost::json::serialize(boost::json::string(text));
+  return plain ? clean : boost::json::serialize(boost::json::string(clean));
 }
 
 }  // namespace slipway

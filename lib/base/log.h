@@ -28,7 +28,8 @@ void flush_logging(std::chrono::milliseconds patience = std::chrono::millisecond
 // power of two, so that he cannot fill the disk.
 [[nodiscard]] constexpr bool is_worth_a_line(std::uint64_t count) { return count <= 10 || (count & (count - 1)) == 0; }
 
-// A value for a `key=value` field: quoted when it has blanks, quotes or control characters.
+// A value for a `key=value` field: quoted when it has blanks, quotes or control characters. It is UTF-8 whatever `text`
+// is, and of text over 8 KiB it is the beginning and "...".
 [[nodiscard]] std::string log_value(std::string_view text);
 
 }  // namespace slipway

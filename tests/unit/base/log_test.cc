@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <boost/json.hpp>
 #include <thread>
 
 #include "lib/base/readings.h"
@@ -95,6 +96,23 @@ TEST(Log, QuotesAValueOnlyWhenItMust) {
   EXPECT_EQ(log_value("a=b"), R"("a=b")");
   EXPECT_EQ(log_value("line\nbreak \"x\""), R"("line\nbreak \"x\"")");
   EXPECT_EQ(log_value(""), R"("")");
+}
+
+TEST(Log, WritesUtf8OfAnyLengthWhateverAStrangerSends) {
+  EXPECT_EQ(log_value("\xff\xfe"), "??");
+  EXPECT_EQ(log_value("gr\u00fcn\xc3"), "gr\u00fcn?");
+  EXPECT_EQ(log_value(std::string(8'192, 'x')), std::string(8'192, 'x'));
+  EXPECT_EQ(log_value(std::string(8'193, 'x')), std::string(8'192, 'x') + "...");
+  EXPECT_EQ(log_value(std::string(16 << 20, '\xff')), std::string(8'192, '?') + "...");
+  ErrorPipe pipe;
+  ASSERT_TRUE(start_logging("test", "json", "info"));
+  spdlog::info("as it came: \xff\xc3");
+  flush_logging();
+  const std::string line = pipe.read_all();
+  boost::system::error_code error;
+  const auto document = boost::json::parse(line, error);
+  ASSERT_FALSE(error) << line;
+  EXPECT_EQ(document.at("message"), "as it came: ??");
 }
 
 }  // namespace
