@@ -73,6 +73,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   std::uint64_t next_round = 1;
   std::unordered_map<std::uint64_t, Open> open;
   std::uint64_t counted_retries = 0;
+  std::uint64_t refused = 0;
   std::set<Peer> unreachable;  // gone, but what they said last may not be read yet
   Clock::time_point next_probe{};
   Clock::time_point next_knock{};
@@ -240,8 +241,11 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
   }
 
   void refuse(const Peer& peer, std::uint64_t correlation, const msg::Hello& hello, const Error& why) {
-    spdlog::warn("worker refused worker={} host={} release={} message={}", log_value(hello.worker_id.text()),
-                 log_value(hello.host), log_value(hello.release), log_value(why.message));
+    if (const auto count = ++refused; is_worth_a_line(count)) {
+      spdlog::warn("worker refused count={} worker={} host={} release={} message={}", count,
+                   log_value(hello.worker_id.text()), log_value(hello.host), log_value(hello.release),
+                   log_value(why.message));
+    }
     send(peer, correlation, to_message(why));
   }
 
