@@ -33,6 +33,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kTickEvery = std::chrono::milliseconds(50);
 constexpr auto kRetryEvery = std::chrono::milliseconds(2);
 constexpr int kReadsPerLook = 100;  // libzmq's inbound_poll_rate
+constexpr std::size_t kMaxTopicBytes = 256;  // of what a listener says; libzmq keeps it at many times its size
 constexpr int kBatch = 256;         // messages taken from one socket before the others get a turn
 
 Result<std::string> endpoint_of(const std::string& address) {
@@ -194,7 +195,8 @@ struct Bus::State {
       socket.set(zmq::sockopt::ipv6, by_name ? limits.names_over_ipv6 : address.starts_with('['));
       socket.set(zmq::sockopt::sndhwm, 1000);
       socket.set(zmq::sockopt::rcvhwm, 1000);
-      socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(limits.max_frame_bytes));
+      const std::size_t largest = type == zmq::socket_type::pub ? kMaxTopicBytes : limits.max_frame_bytes;
+      socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(largest));
       socket.set(zmq::sockopt::handshake_ivl, 5000);
       socket.set(zmq::sockopt::connect_timeout, 3000);
       socket.set(zmq::sockopt::reconnect_ivl, 50);

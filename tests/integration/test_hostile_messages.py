@@ -1,5 +1,6 @@
 """Every kind of message, empty and with each field absent, to every port: no process ends, and all goes on working."""
 
+import contextlib
 import json
 import os
 import struct
@@ -74,6 +75,7 @@ def test_a_listener_that_talks_to_the_events_port(stripes):
             envelope = forms[at + 4:at + 4 + size]
             at += 4 + size
             # As the end and the begin of a subscription, and as neither. What it begins is kept: not too much of that.
+            envelope = envelope[:200]
             connection.sendall(frame(envelope, more=True) + frame(b"\1" + envelope[:100], more=True) + frame(b"\2" + envelope))
         job = stripes.submit(small_job())
         assert list(stripes.events(job))[-1][2]["state"] == "SUCCEEDED", "the gateway hears what happens"
@@ -81,6 +83,12 @@ def test_a_listener_that_talks_to_the_events_port(stripes):
         heard = b""
         while job.encode() not in heard:  # and so does whoever talked
             heard += connection.recv(65536) or pytest.fail("closed")
+    # A long topic would take a hundred times its size: whoever sends one is cut off.
+    with connect(stripes.service("registry")["ports"]["events"], kind=b"SUB") as greedy:
+        with contextlib.suppress(ConnectionError):
+            greedy.sendall(frame(b"\1" + bytes(4 << 20)))
+            while greedy.recv(65536):
+                pass
     assert pids(stripes) == before
 
 
