@@ -114,32 +114,6 @@ def test_jobs_data_models_and_events_work_through_any_gateway(fleet):
                  "both versions being loaded everywhere")
 
 
-@contextlib.contextmanager
-def paused(*services):
-    for service in services:
-        service.signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for service in services:
-            service.signal(signal.SIGCONT)
-
-
-@pytest.mark.parametrize("gone", ["", "gateway-1", "gateway-2"])
-def test_any_gateway_that_lives_offers_jobs_to_an_idle_trainer(fleet, gone):
-    live = fleet["gateway-2" if gone == "gateway-1" else "gateway-1"]
-    offered = live.metric("slipway_gateway_jobs_offered_total")
-    with paused(*([fleet[gone]] if gone else [])):
-        for n in range(3):
-            job = live.submit(small_job(model="offered"))
-            # A trainer without an offer asks by itself, every five seconds.
-            wait_for(lambda j=job: live.job(j)["state"] != "QUEUED", 2, "a trainer having taken it")
-            assert live.wait_job(job)["state"] == "SUCCEEDED"
-            assert live.metric("slipway_gateway_jobs_offered_total") >= offered + n + 1
-    if gone:
-        wait_for(lambda: inferencers(fleet[gone]) == 2, 20, "the workers being known again")
-
-
 # --- load and unload ---
 
 def test_an_unloaded_model_is_refused_in_every_dialect_and_by_every_gateway(fleet):
@@ -218,6 +192,32 @@ def test_a_new_inferencer_is_ready_once_the_desired_models_are_warm(fleet):
 
 
 # --- what fails, one thing at a time ---
+
+@contextlib.contextmanager
+def paused(*services):
+    for service in services:
+        service.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for service in services:
+            service.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("gone", ["", "gateway-1", "gateway-2"])
+def test_any_gateway_that_lives_offers_jobs_to_an_idle_trainer(fleet, gone):
+    live = fleet["gateway-2" if gone == "gateway-1" else "gateway-1"]
+    offered = live.metric("slipway_gateway_jobs_offered_total")
+    with paused(*([fleet[gone]] if gone else [])):
+        for n in range(3):
+            job = live.submit(small_job(model="offered"))
+            # A trainer without an offer asks by itself, every five seconds.
+            wait_for(lambda j=job: live.job(j)["state"] != "QUEUED", 2, "a trainer having taken it")
+            assert live.wait_job(job)["state"] == "SUCCEEDED"
+            assert live.metric("slipway_gateway_jobs_offered_total") >= offered + n + 1
+    if gone:
+        wait_for(lambda: inferencers(fleet[gone]) == 2, 20, "the workers being known again")
+
 
 def test_a_gateway_that_is_killed_takes_only_its_own_clients_with_it(fleet):
     one, two = gateways(fleet)
