@@ -32,9 +32,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kTickEvery = std::chrono::milliseconds(50);
 constexpr auto kRetryEvery = std::chrono::milliseconds(2);
-constexpr int kReadsPerLook = 100;  // libzmq's inbound_poll_rate
+constexpr int kReadsPerLook = 100;           // libzmq's inbound_poll_rate
 constexpr std::size_t kMaxTopicBytes = 256;  // of what a listener says; libzmq keeps it at many times its size
-constexpr int kBatch = 256;         // messages taken from one socket before the others get a turn
+constexpr int kBatch = 256;                  // messages taken from one socket before the others get a turn
 
 Result<std::string> endpoint_of(const std::string& address) {
   const auto colon = address.rfind(':');
