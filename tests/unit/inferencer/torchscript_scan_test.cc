@@ -44,6 +44,26 @@ class TorchScriptScan : public testing::Test {
     EXPECT_EQ(zip_close(archive), 0);
     return read_file(path);
   }
+  // The file with one stretch of its data.pkl replaced.
+  std::filesystem::path patched(const std::filesystem::path& path, const std::string& from, const std::string& to) {
+    int error = 0;
+    zip_t* archive = zip_open(path.c_str(), 0, &error);
+    EXPECT_NE(archive, nullptr);
+    const std::string name = root(archive) + "data.pkl";
+    zip_stat_t status;
+    zip_stat(archive, name.c_str(), 0, &status);
+    std::string pickle(status.size, '\0');
+    zip_file_t* file = zip_fopen(archive, name.c_str(), 0);
+    zip_fread(file, pickle.data(), pickle.size());
+    zip_fclose(file);
+    std::size_t at = pickle.find(from);
+    EXPECT_NE(at, std::string::npos);
+    for (; at != std::string::npos; at = pickle.find(from, at + to.size())) pickle.replace(at, from.size(), to);
+    put(archive, name, pickle);
+    EXPECT_EQ(zip_close(archive), 0);
+    return path;
+  }
+
   static void put(zip_t* archive, const std::string& name, const std::string& bytes, int method = ZIP_CM_STORE) {
     void* copy = malloc(bytes.size() + 1);
     memcpy(copy, bytes.data(), bytes.size());
@@ -298,46 +318,12 @@ TEST_F(TorchScriptScan, RefusesAPickleThatNamesAForeignClass) {
 TEST_F(TorchScriptScan, RefusesATensorThatReachesBeyondItsData) {
   const auto path = save_module(folder_, "tensor.pt", "def forward(self, x):\n  return x + self.w\n",
                                 [](torch::jit::Module& module) { module.register_buffer("w", torch::zeros({77, 2})); });
-  std::string bytes = read_file(path);
-  int error = 0;
-  zip_t* archive = zip_open(path.c_str(), 0, &error);
-  ASSERT_NE(archive, nullptr);
-  const std::string name = root(archive) + "data.pkl";
-  zip_stat_t status;
-  zip_stat(archive, name.c_str(), 0, &status);
-  std::string pickle(status.size, '\0');
-  zip_file_t* file = zip_fopen(archive, name.c_str(), 0);
-  zip_fread(file, pickle.data(), pickle.size());
-  zip_fclose(file);
-  const auto at = pickle.find("K\x4dK\x02");  // the sizes (77, 2)
-  ASSERT_NE(at, std::string::npos);
-  pickle[at + 1] = '\x7f';
-  put(archive, name, pickle);
-  ASSERT_EQ(zip_close(archive), 0);
+  patched(path, "K\x4dK\x02", "K\x7fK\x02");  // the sizes (77, 2)
   EXPECT_TRUE(refusal(path, false).contains("beyond its data")) << refusal(path, false);
 }
 
 class TypeConfusion : public TorchScriptScan {
  protected:
-  // The file with one stretch of its data.pkl replaced.
-  std::filesystem::path patched(const std::filesystem::path& path, const std::string& from, const std::string& to) {
-    int error = 0;
-    zip_t* archive = zip_open(path.c_str(), 0, &error);
-    EXPECT_NE(archive, nullptr);
-    const std::string name = root(archive) + "data.pkl";
-    zip_stat_t status;
-    zip_stat(archive, name.c_str(), 0, &status);
-    std::string pickle(status.size, '\0');
-    zip_file_t* file = zip_fopen(archive, name.c_str(), 0);
-    zip_fread(file, pickle.data(), pickle.size());
-    zip_fclose(file);
-    std::size_t at = pickle.find(from);
-    EXPECT_NE(at, std::string::npos);
-    for (; at != std::string::npos; at = pickle.find(from, at + to.size())) pickle.replace(at, from.size(), to);
-    put(archive, name, pickle);
-    EXPECT_EQ(zip_close(archive), 0);
-    return path;
-  }
   // The file with its only source replaced.
   std::filesystem::path with_source(const std::filesystem::path& path, const std::string& source) {
     int error = 0;
