@@ -7,12 +7,12 @@
 
 #include <atomic>
 #include <boost/json.hpp>
-#include <boost/nowide/utf/utf.hpp>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
 
 #include "lib/base/readings.h"
+#include "lib/base/utf8.h"
 
 namespace slipway {
 namespace {
@@ -22,11 +22,9 @@ constexpr std::size_t kMaxValueBytes = 8'192;
 // `text` with '?' for what is no UTF-8, which JSON is always; of a longer one the beginning and "...".
 std::string as_utf8(std::string_view text, std::size_t max_bytes) {
   std::string clean;
-  for (const char *at = text.data(), *end = at + text.size(); at != end;) {
-    const char* const from = at;
-    const auto point = boost::nowide::utf::utf_traits<char>::decode(at, end);
-    const bool bad = point == boost::nowide::utf::illegal || point == boost::nowide::utf::incomplete;
-    const std::string_view piece = bad ? std::string_view("?") : std::string_view(from, at);
+  while (!text.empty()) {
+    const auto character = take_character(text);
+    const std::string_view piece = character.valid ? character.bytes : "?";
     if (clean.size() + piece.size() > max_bytes) return clean + "...";
     clean += piece;
   }

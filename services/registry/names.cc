@@ -1,16 +1,18 @@
 #include "services/registry/names.h"
 
 #include <algorithm>
-#include <boost/nowide/utf/utf.hpp>
 #include <charconv>
 #include <format>
 
 #include "lib/base/name.h"
+#include "lib/base/utf8.h"
 
 namespace slipway::registry {
 namespace {
 
 constexpr std::size_t kNumberDigits = 20;
+
+bool is_control(std::uint32_t point) { return (point < 0x20 && point != '\n' && point != '\t') || point == 0x7f; }
 
 }  // namespace
 
@@ -20,12 +22,10 @@ Result<void> check_text(std::string_view what, std::string_view text, std::size_
   if (text.size() > max_bytes) {
     return fail(Code::kTooLarge, std::format("{} has {} bytes, at most {} are taken", what, text.size(), max_bytes));
   }
-  for (const char *at = text.data(), *end = at + text.size(); at != end;) {
-    const auto point = boost::nowide::utf::utf_traits<char>::decode(at, end);
-    if (point == boost::nowide::utf::illegal || point == boost::nowide::utf::incomplete) {
-      return fail(Code::kInvalidArgument, std::format("{} is not UTF-8", what));
-    }
-    if ((point < 0x20 && point != '\n' && point != '\t') || point == 0x7f) {
+  while (!text.empty()) {
+    const auto character = take_character(text);
+    if (!character.valid) return fail(Code::kInvalidArgument, std::format("{} is not UTF-8", what));
+    if (is_control(character.point)) {
       return fail(Code::kInvalidArgument, std::format("{} holds control characters", what));
     }
   }
@@ -40,14 +40,9 @@ Result<void> check_line(std::string_view what, std::string_view text, std::size_
 
 std::string plain_text(std::string_view text, std::size_t max_bytes) {
   std::string plain;
-  for (const char *at = text.data(), *end = at + text.size(); at != end;) {
-    const char* const from = at;
-    const auto point = boost::nowide::utf::utf_traits<char>::decode(at, end);
-    const bool bad = point == boost::nowide::utf::illegal || point == boost::nowide::utf::incomplete;
-    const bool control = (point < 0x20 && point != '\n' && point != '\t') || point == 0x7f;
-    const std::string_view piece = bad       ? std::string_view("?")
-                                   : control ? std::string_view(" ")
-                                             : std::string_view(from, at);
+  while (!text.empty()) {
+    const auto character = take_character(text);
+    const std::string_view piece = !character.valid ? "?" : is_control(character.point) ? " " : character.bytes;
     if (plain.size() + piece.size() > max_bytes) break;
     plain += piece;
   }
