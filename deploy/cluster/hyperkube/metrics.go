@@ -16,6 +16,7 @@ import (
 	"time"
 
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -54,9 +55,12 @@ func podMetrics() int {
 	}
 	a := &adapter{client, http.Client{Timeout: 2 * time.Second}}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /apis/"+customMetrics, func(w http.ResponseWriter, _ *http.Request) { reply(w, resources(customMetrics, "pods/any")) })
+	mux.HandleFunc("GET /apis/"+customMetrics, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, resources(customMetrics, "pods/any", "services/any"))
+	})
 	mux.HandleFunc("GET /apis/"+externalMetrics, func(w http.ResponseWriter, _ *http.Request) { reply(w, resources(externalMetrics, "any")) })
 	mux.HandleFunc("GET /apis/"+customMetrics+"/namespaces/{namespace}/pods/{pod}/{metric}", a.custom)
+	mux.HandleFunc("GET /apis/"+customMetrics+"/namespaces/{namespace}/services/{service}/{metric}", a.ofService)
 	mux.HandleFunc("GET /apis/"+externalMetrics+"/namespaces/{namespace}/{metric}", a.external)
 	return exitCode(http.ListenAndServeTLS(*address, *cert, *key, mux))
 }
@@ -64,7 +68,7 @@ func podMetrics() int {
 // custom answers one value per pod.
 func (a *adapter) custom(w http.ResponseWriter, r *http.Request) {
 	metric, namespace := r.PathValue("metric"), r.PathValue("namespace")
-	samples, err := a.samples(r, metric, r.PathValue("pod"))
+	samples, err := a.samples(r, selector(r), r.PathValue("pod"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -78,26 +82,59 @@ func (a *adapter) custom(w http.ResponseWriter, r *http.Request) {
 	reply(w, object{"kind": "MetricValueList", "apiVersion": customMetrics, "metadata": object{}, "items": items})
 }
 
-// external answers the sum over the pods that the selector names; no value at all when none of them has the metric.
-func (a *adapter) external(w http.ResponseWriter, r *http.Request) {
-	metric := r.PathValue("metric")
-	samples, err := a.samples(r, metric, "*")
+// ofService answers the sum over the pods that a Service leads to; no value at all when none of them has the metric.
+func (a *adapter) ofService(w http.ResponseWriter, r *http.Request) {
+	metric, namespace := r.PathValue("metric"), r.PathValue("namespace")
+	service, err := a.client.CoreV1().Services(namespace).Get(r.Context(), r.PathValue("service"), meta.GetOptions{})
+	if errors.IsNotFound(err) {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	var samples []sample
+	if err == nil && len(service.Spec.Selector) > 0 {
+		samples, err = a.samples(r, meta.FormatLabelSelector(&meta.LabelSelector{MatchLabels: service.Spec.Selector}), "*")
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	items, sum := []object{}, 0.0
-	for _, s := range samples {
-		sum += s.value
-	}
+	items := []object{}
 	if len(samples) > 0 {
-		items = append(items, object{"metricName": metric, "metricLabels": object{}, "timestamp": timestamp(), "value": quantity(sum)})
+		items = append(items, object{
+			"describedObject": object{"kind": "Service", "apiVersion": "v1", "namespace": namespace, "name": r.PathValue("service")},
+			"metric":          object{"name": metric}, "timestamp": timestamp(), "value": quantity(sum(samples))})
+	}
+	reply(w, object{"kind": "MetricValueList", "apiVersion": customMetrics, "metadata": object{}, "items": items})
+}
+
+// external answers the sum over the pods that the selector names; no value at all when none of them has the metric.
+func (a *adapter) external(w http.ResponseWriter, r *http.Request) {
+	metric := r.PathValue("metric")
+	samples, err := a.samples(r, selector(r), "*")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	items := []object{}
+	if len(samples) > 0 {
+		items = append(items, object{"metricName": metric, "metricLabels": object{}, "timestamp": timestamp(), "value": quantity(sum(samples))})
 	}
 	reply(w, object{"kind": "ExternalMetricValueList", "apiVersion": externalMetrics, "metadata": object{}, "items": items})
 }
 
-func (a *adapter) samples(r *http.Request, metric, pod string) ([]sample, error) {
-	pods, err := a.client.CoreV1().Pods(r.PathValue("namespace")).List(r.Context(), meta.ListOptions{LabelSelector: r.URL.Query().Get("labelSelector")})
+func selector(r *http.Request) string { return r.URL.Query().Get("labelSelector") }
+
+func sum(samples []sample) (total float64) {
+	for _, s := range samples {
+		total += s.value
+	}
+	return total
+}
+
+// samples reads the request's metric from the pods of its namespace that `selector` chooses; `pod` is one's name, or *.
+func (a *adapter) samples(r *http.Request, selector, pod string) ([]sample, error) {
+	metric := r.PathValue("metric")
+	pods, err := a.client.CoreV1().Pods(r.PathValue("namespace")).List(r.Context(), meta.ListOptions{LabelSelector: selector})
 	if err != nil {
 		return nil, err
 	}
@@ -155,9 +192,12 @@ func (a *adapter) scrape(ctx context.Context, pod *core.Pod, metric string) (sum
 	return sum, found, lines.Err()
 }
 
-func resources(group, name string) object {
-	return object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": []object{
-		{"name": name, "singularName": "", "namespaced": true, "kind": "MetricValueList", "verbs": []string{"get"}}}}
+func resources(group string, names ...string) object {
+	list := []object{}
+	for _, name := range names {
+		list = append(list, object{"name": name, "singularName": "", "namespaced": true, "kind": "MetricValueList", "verbs": []string{"get"}})
+	}
+	return object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": list}
 }
 
 func reply(w http.ResponseWriter, answer object) {
