@@ -42,7 +42,8 @@ type outcome struct {
 }
 
 // load begins after many good answers in a row. It starts each request when it is due, whatever became of those before: a
-// server that stalls gets all of them, as from many clients. Nothing is asked twice.
+// server that stalls gets all of them, as from many clients. Nothing is asked twice. Each second has a line in the log, for who
+// waits for some more of them.
 func load(arguments []string) {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
 	rate := flags.Float64("rate", 50, "requests a second")
@@ -65,6 +66,7 @@ func load(arguments []string) {
 	var (
 		lock     sync.Mutex
 		outcomes []outcome
+		told     int64 // the last second that a line was printed for
 		open     sync.WaitGroup
 	)
 	// Network policies that do not know this pod yet refuse its first connections, and each node learns of it by itself: one
@@ -94,6 +96,12 @@ func load(arguments []string) {
 		client := &fresh
 		if *keepAlive && i%2 == 1 {
 			client = &kept
+		}
+		if second := int64(time.Since(began).Seconds()); second > told {
+			told = second
+			lock.Lock()
+			log.Printf("second=%d asked=%d answered=%d", second, i, len(outcomes))
+			lock.Unlock()
 		}
 		open.Add(1)
 		go func() {

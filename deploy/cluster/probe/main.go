@@ -135,4 +135,3 @@ func get(url string) (string, error) {
 	}
 	return string(body), err
 }
-
