@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
+	"math"
 	"net/http"
 	"os"
 	"os/signal"
@@ -18,32 +20,39 @@ import (
 	"time"
 )
 
-// result is what load prints. Times are in seconds since the Unix epoch, latencies in milliseconds.
+// result is what load prints at its end.
 type result struct {
-	Good    int            `json:"good"`
-	Bad     int            `json:"bad"`
-	Errors  map[string]int `json:"errors"` // of the bad ones, by what was said
-	Seconds []second       `json:"seconds"`
+	Good   int            `json:"good"`
+	Bad    int            `json:"bad"`
+	Errors map[string]int `json:"errors"` // of the bad ones, by what was said
 }
 
-// second is what became of the requests that began in it.
+// second is what became of the requests that began in it, printed when all of them have ended. Times are in seconds since the
+// Unix epoch, latencies in milliseconds.
 type second struct {
-	At   int64   `json:"at"`
-	Good int     `json:"good"`
-	Bad  int     `json:"bad"`
-	P50  float64 `json:"p50"`
-	P99  float64 `json:"p99"`
+	At     int64          `json:"at"`
+	Good   int            `json:"good"`
+	Bad    int            `json:"bad"`
+	P50    float64        `json:"p50"`
+	P99    float64        `json:"p99"`
+	Errors map[string]int `json:"errors,omitempty"`
 }
 
 type outcome struct {
-	began time.Time
-	took  time.Duration
-	err   string
+	took time.Duration
+	err  string
+}
+
+// tally puts outcomes to the seconds in which the requests began.
+type tally struct {
+	lock  sync.Mutex
+	open  map[int64]int // requests without an outcome yet
+	ended map[int64][]outcome
+	all   result
 }
 
 // load begins after many good answers in a row. It starts each request when it is due, whatever became of those before: a
-// server that stalls gets all of them, as from many clients. Nothing is asked twice. Each second has a line in the log, for who
-// waits for some more of them.
+// server that stalls gets all of them, as from many clients. Nothing is asked twice.
 func load(arguments []string) {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
 	rate := flags.Float64("rate", 50, "requests a second")
@@ -63,12 +72,8 @@ func load(arguments []string) {
 	defer cancel()
 	fresh := http.Client{Timeout: *timeout, Transport: &http.Transport{DisableKeepAlives: true}}
 	kept := http.Client{Timeout: *timeout, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
-	var (
-		lock     sync.Mutex
-		outcomes []outcome
-		told     int64 // the last second that a line was printed for
-		open     sync.WaitGroup
-	)
+	var open sync.WaitGroup
+	seen := tally{open: map[int64]int{}, ended: map[int64][]outcome{}, all: result{Errors: map[string]int{}}}
 	// Network policies that do not know this pod yet refuse its first connections, and each node learns of it by itself: one
 	// good answer speaks for one node only.
 	for wait, good := time.Now().Add(time.Minute), 0; good < 30 && time.Now().Before(wait); {
@@ -97,28 +102,75 @@ func load(arguments []string) {
 		if *keepAlive && i%2 == 1 {
 			client = &kept
 		}
-		if second := int64(time.Since(began).Seconds()); second > told {
-			told = second
-			lock.Lock()
-			log.Printf("second=%d asked=%d answered=%d", second, i, len(outcomes))
-			lock.Unlock()
-		}
 		open.Add(1)
+		at := time.Now().Unix()
+		seen.begin(at)
 		go func() {
 			defer open.Done()
 			start := time.Now()
 			said := ask(client, flags.Arg(0), *body)
-			lock.Lock()
-			defer lock.Unlock()
-			outcomes = append(outcomes, outcome{start, time.Since(start), said})
+			seen.end(at, outcome{time.Since(start), said})
 		}()
 	}
 	open.Wait()
-	printed, err := json.Marshal(summary(outcomes))
+	seen.begin(math.MaxInt64) // prints what was left
+	print(seen.all)
+}
+
+func print(what any) {
+	text, err := json.Marshal(what)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Fprintln(os.Stdout, string(printed))
+	fmt.Fprintln(os.Stdout, string(text))
+}
+
+// begin counts a request of second `at`, and prints the seconds before it that are complete.
+func (t *tally) begin(at int64) {
+	t.lock.Lock()
+	defer t.lock.Unlock()
+	for _, earlier := range slices.Sorted(maps.Keys(t.open)) {
+		if earlier >= at || t.open[earlier] > 0 {
+			break // one after the other
+		}
+		print(t.close(earlier))
+	}
+	t.open[at]++
+}
+
+func (t *tally) end(at int64, one outcome) {
+	t.lock.Lock()
+	defer t.lock.Unlock()
+	t.open[at]--
+	t.ended[at] = append(t.ended[at], one)
+}
+
+// close takes a second out.
+func (t *tally) close(at int64) second {
+	ones := t.ended[at]
+	delete(t.open, at)
+	delete(t.ended, at)
+	slices.SortFunc(ones, func(a, b outcome) int { return int(a.took - b.took) })
+	found := second{At: at}
+	for _, one := range ones {
+		if one.err == "" {
+			found.Good++
+			continue
+		}
+		if found.Errors == nil {
+			found.Errors = map[string]int{}
+		}
+		found.Bad++
+		found.Errors[one.err]++
+		t.all.Errors[one.err]++
+	}
+	t.all.Good += found.Good
+	t.all.Bad += found.Bad
+	quantile := func(q float64) float64 {
+		return float64(ones[min(len(ones)-1, int(q*float64(len(ones))))].took.Microseconds()) / 1000
+	}
+	found.P50, found.P99 = quantile(0.5), quantile(0.99)
+	return found
 }
 
 // ask says what was wrong; empty: nothing.
@@ -142,30 +194,4 @@ func ask(client *http.Client, url, body string) string {
 		return response.Status + " " + string(said)
 	}
 	return ""
-}
-
-func summary(outcomes []outcome) result {
-	all := result{Errors: map[string]int{}, Seconds: []second{}}
-	bySecond := map[int64][]outcome{}
-	for _, one := range outcomes {
-		bySecond[one.began.Unix()] = append(bySecond[one.began.Unix()], one)
-	}
-	for at, ones := range bySecond {
-		slices.SortFunc(ones, func(a, b outcome) int { return int(a.took - b.took) })
-		bad := 0
-		for _, one := range ones {
-			if one.err != "" {
-				bad++
-				all.Errors[one.err]++
-			}
-		}
-		quantile := func(q float64) float64 {
-			return float64(ones[min(len(ones)-1, int(q*float64(len(ones))))].took.Microseconds()) / 1000
-		}
-		all.Seconds = append(all.Seconds, second{at, len(ones) - bad, bad, quantile(0.5), quantile(0.99)})
-		all.Good += len(ones) - bad
-		all.Bad += bad
-	}
-	slices.SortFunc(all.Seconds, func(a, b second) int { return int(a.At - b.At) })
-	return all
 }

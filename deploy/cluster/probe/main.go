@@ -4,8 +4,8 @@
 //	probe get URL              print the answer; exit 1 unless it is 200
 //	probe connect HOST:PORT    exit 0 when a connection is accepted
 //	probe load [OPTIONS] URL SECONDS
-//	                           ask at a steady rate until the time is up or SIGTERM; print as JSON how many answers
-//	                           were 200 and how many not, and the slowest of each second
+//	                           ask at a steady rate until the time is up or SIGTERM; print as JSON, for each second and
+//	                           at the end for all, how many answers were 200 and how many not, and how long they took
 //	probe stop                 SIGTERM to the container's first process
 package main
 
