@@ -1,44 +1,113 @@
 """The cluster of these tests, and a release of the chart in it."""
 
+import base64
+import collections
 import contextlib
+import functools
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 import requests
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from cluster import TERMINAL, wait_for  # noqa: E402
+import cluster as support  # noqa: E402
 
+TERMINAL = support.TERMINAL
 CHART = ROOT / "charts" / "slipway"
 VALUES = pathlib.Path(__file__).with_name("values.yaml")
 COMPONENTS = ("gateway", "inferencer", "trainer", "registry")
+CONFIG = pathlib.Path(os.environ["KUBECONFIG"])
+KUBECTL = CONFIG.parents[1] / "bin" / "kubectl"
+# Nodes 1 and 2 are for what is drained and lost (`run` says so to the cluster): nobody else's pods come there.
+ON_DRILL_NODES = ("global.nodeSelector.drills=here,global.tolerations[0].key=drills,global.tolerations[0].operator=Exists",)
+
+wait_for = functools.partial(support.wait_for, every=0.1)
 
 
-def cluster(*arguments, check=True, text=None, seconds=300):
-    """`./dev cluster ...`: what it printed, or with check=False the process that ended."""
-    done = subprocess.run([ROOT / "dev", "cluster", *map(str, arguments)], input=text, capture_output=True, text=True,
-                          timeout=seconds)
+def run(*words, check=True, text=None, seconds=300, **options):
+    """What a command printed, or with check=False the process that ended."""
+    done = subprocess.run([str(word) for word in words], input=text, capture_output=True, text=True, timeout=seconds, cwd=ROOT,
+                          **options)
     if not check:
         return done
-    assert done.returncode == 0, f"{' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
+def cluster(*arguments, **options):
+    """`./dev cluster ...`"""
+    return run(ROOT / "dev", "cluster", *arguments, **options)
+
+
 def kubectl(*arguments, **options):
-    return cluster("kubectl", *arguments, **options)
+    return run(KUBECTL, *arguments, **options)
 
 
-def get(*arguments):
-    return json.loads(kubectl("get", *arguments, "-o", "json"))
+@functools.cache
+def helm_program(major):
+    return cluster("artifact", f"helm{major}").strip()
 
 
-def is_ready(pod):
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+# --- reading from the API server: kubectl takes a tenth of a second of computing each time -------------------------------------
+
+PATHS = {"pods": "api/v1", "services": "api/v1", "persistentvolumeclaims": "api/v1", "deployments": "apis/apps/v1",
+         "statefulsets": "apis/apps/v1", "horizontalpodautoscalers": "apis/autoscaling/v2", "jobs": "apis/batch/v1",
+         "cronjobs": "apis/batch/v1", "scaledobjects": "apis/keda.sh/v1alpha1"}
+_threads = threading.local()
+_files = tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def _server():
+    """Its address, and the files of the administrator's certificate, its key and the authority."""
+    config = yaml.safe_load(CONFIG.read_text())
+    of_server, of_user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    paths = []
+    for name, text in (("crt", of_user["client-certificate-data"]), ("key", of_user["client-key-data"]),
+                       ("ca", of_server["certificate-authority-data"])):
+        paths.append(pathlib.Path(_files.name) / name)
+        paths[-1].write_bytes(base64.b64decode(text))
+    return of_server["server"], *map(str, paths)
+
+
+def answer_of(path, **query):
+    address, certificate, key, authority = _server()
+    if not hasattr(_threads, "session"):
+        _threads.session = requests.Session()
+        _threads.session.trust_env = False
+    return _threads.session.get(f"{address}/{path}", params=query, cert=(certificate, key), verify=authority, timeout=30)
+
+
+def read(path, **query):
+    answer = answer_of(path, **query)
+    assert answer.status_code == 200, (path, answer.text)
+    return answer.json()
+
+
+def path_of(kind, namespace, name=""):
+    return f"{PATHS[kind]}/namespaces/{namespace}/{kind}" + (f"/{name}" if name else "")
+
+
+def there(namespace):
+    return answer_of(f"api/v1/namespaces/{namespace}").status_code == 200
+
+
+def node(name):
+    return read(f"api/v1/nodes/{name}")
+
+
+def is_ready(thing):
+    """A pod or a node."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in thing["status"].get("conditions", []))
 
 
 class Release:
@@ -46,58 +115,83 @@ class Release:
 
     def __init__(self, namespace, major=4, *sets):
         self.namespace = namespace
-        self.helm_command = "helm" if major == 4 else "helm3"
-        if kubectl("get", "namespace", namespace, check=False).returncode != 0:
-            kubectl("create", "namespace", namespace)
-            kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-            self.kubectl("create", "secret", "generic", "cluster-secret", "--from-literal=cluster-secret=s3cret-of-the-tests")
+        self.major = major
         self.sets = list(sets)
 
     def kubectl(self, *arguments, **options):
         return kubectl("-n", self.namespace, *arguments, **options)
 
-    def get(self, *arguments):
-        return get("-n", self.namespace, *arguments)
-
     def helm(self, command, *arguments, **options):
-        return cluster(self.helm_command, command, "demo", *arguments, "-n", self.namespace, **options)
+        return run(helm_program(self.major), command, "demo", *arguments, "-n", self.namespace, **options)
 
     def install(self, *sets):
+        if not there(self.namespace):
+            kubectl("create", "namespace", self.namespace)
+            kubectl("label", "namespace", self.namespace, "pod-security.kubernetes.io/enforce=restricted")
+            self.kubectl("create", "secret", "generic", "cluster-secret", "--from-literal=cluster-secret=s3cret-of-the-tests")
         self.helm("upgrade", CHART, "--install", "-f", VALUES, *with_sets(*self.sets, *sets), "--wait", "--timeout", "180s")
 
     def upgrade(self, *sets, chart=CHART, force=False, check=True):
-        forced = ["--force-conflicts"] if force and self.helm_command == "helm" else []
+        forced = ["--force-conflicts"] if force and self.major == 4 else []
         return self.helm("upgrade", chart, "--reset-then-reuse-values", *with_sets(*sets), *forced, "--wait", "--timeout", "180s",
                          check=check)
 
     def uninstall(self):
         self.helm("uninstall", "--wait", "--timeout", "180s")
 
+    def remove(self):
+        """All of it, without waiting for what takes time."""
+        self.helm("uninstall", check=False)
+        kubectl("delete", "namespace", self.namespace, "--wait=false")
+
+    # --- its objects ------------------------------------------------------------------------------------------
+
+    def list(self, kind, selector=""):
+        return read(path_of(kind, self.namespace), labelSelector=selector)["items"]
+
+    def get(self, kind, name):
+        return read(path_of(kind, self.namespace, name))
+
     def object(self, kind, component):
         return self.get(kind, f"demo-slipway-{component}")
 
-    def pods(self, component=None):
-        wanted = "app.kubernetes.io/instance=demo" + (f",app.kubernetes.io/component={component}" if component else "")
-        return [p for p in self.get("pods", "-l", wanted)["items"] if "deletionTimestamp" not in p["metadata"]]
+    def workload(self, component):
+        return self.object("statefulsets" if component == "registry" else "deployments", component)
+
+    def pods(self, component=None, **labels):
+        """Those that are not about to leave."""
+        labels |= {"app.kubernetes.io/component": component} if component else {}
+        found = self.list("pods", ",".join(f"{key}={value}" for key, value in labels.items()))
+        return [p for p in found if "deletionTimestamp" not in p["metadata"]]
 
     def ready_pods(self, component):
         return [p for p in self.pods(component) if is_ready(p)]
+
+    def nodes_of(self, component):
+        return {p["spec"]["nodeName"] for p in self.ready_pods(component)}
 
     def uids(self, *components):
         return {p["metadata"]["uid"] for c in components or COMPONENTS for p in self.pods(c)}
 
     def settled(self, component):
         """Whether as many pods are ready as wanted, and no other is there."""
-        kind = "statefulset" if component == "registry" else "deployment"
-        wanted = self.object(kind, component)
+        wanted = self.workload(component)
         status = wanted["status"]
         return (status.get("observedGeneration") == wanted["metadata"]["generation"]
                 and status.get("updatedReplicas", 0) == status.get("readyReplicas", 0) == wanted["spec"]["replicas"]
-                and len(self.pods(component)) == wanted["spec"]["replicas"])
+                and len(self.pods(**wanted["spec"]["selector"]["matchLabels"])) == wanted["spec"]["replicas"])
 
     def wait_settled(self, *components, seconds=120):
         for component in components or COMPONENTS:
             wait_for(lambda c=component: self.settled(c), seconds, f"{component} as it should be")
+
+    def wait_gone(self, component, seconds=60):
+        wait_for(lambda: not self.pods(component), seconds, f"no {component}")
+
+    def wait_ended(self, seconds=90):
+        """Until no pod is there, not even one that is about to leave."""
+        wanted = f"app.kubernetes.io/component in ({','.join(COMPONENTS)})"
+        wait_for(lambda: not self.list("pods", wanted), seconds, "the end of all pods")
 
     # --- the API, of a ready gateway ---------------------------------------------------------------------
 
@@ -118,82 +212,53 @@ class Release:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def submit(self, document):
-        answer = self.request("POST", "/api/v1/jobs", json=document)
-        assert answer.status_code in (200, 201, 202), answer.text
-        return answer.json()["id"]
+    def wait_api(self, seconds=60):
+        """Until the registry answers through it."""
+        wait_for(lambda: self.request("GET", "/api/v1/models").status_code == 200, seconds, "an answer of the registry")
 
-    def wait_job(self, job, seconds=180):
-        def ended():
-            found = self.api(f"/jobs/{job}")
-            return found if found["state"] in TERMINAL else None
-        found = wait_for(ended, seconds, f"the end of {job}")
-        assert found["state"] == "SUCCEEDED", found
+    def predicts(self, model="helm-test"):
+        return self.request("POST", f"/v1/models/{model}:predict", json={"instances": [[3]]}).status_code == 200
+
+    def metrics(self, component):
+        """The series of its pods, added up: {name and labels: value}."""
+        found = collections.Counter()
+        for pod in self.ready_pods(component):
+            text = requests.get(f"http://{pod['status']['podIP']}:9090/metrics", timeout=30).text
+            rows = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+            found.update({name: float(value) for name, _, value in rows})
         return found
-
-
-def long_job(model, epochs=15_000):
-    """A job of two minutes or more on one core."""
-    document = json.loads((CHART / "files" / "test" / "job.json").read_text())
-    layers = document["model"]["config"]["layers"]
-    wide = [{"class_name": "Dense", "config": {"name": f"wide{i}", "units": 1024, "activation": "relu"}} for i in range(2)]
-    layers[1:1] = wide
-    document["fit"]["epochs"] = epochs
-    document["compile"]["optimizer"]["config"]["learning_rate"] = 1e-6
-    document["publish"]["model"] = model
-    document["checkpoint_seconds"] = 1
-    return document
-
-
-def probe(*arguments):
-    """A container of the probe (deploy/cluster/probe), as the Pod Security standard `restricted` wants it."""
-    return {"name": "probe", "image": "localhost/probe:1", "imagePullPolicy": "Never", "args": list(arguments),
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True,
-                                "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}}
 
 
 def with_sets(*sets):
     return [word for one in sets for word in ("--set", one)]
 
 
-class Load:
-    """Predictions at a steady rate from a pod on node1, half of them over connections that stay. As a context; what came of
-    it is in `result` afterwards."""
+class Leaving:
+    """How the pods of a component end that leave within this context."""
 
-    def __init__(self, release, rate=200, rows=1, seconds=600, timeout="10s", keep_alive=True, name="load"):
-        self.release = release
-        self.name = name
-        body = json.dumps({"instances": [[3.0]] * rows})
-        url = "http://demo-slipway-gateway/v1/models/helm-test:predict"
-        self.pod = {
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-            "spec": {
-                "nodeName": "node1", "restartPolicy": "Never", "terminationGracePeriodSeconds": 30,
-                "tolerations": [{"operator": "Exists"}],
-                "containers": [probe("load", f"-rate={rate}", f"-timeout={timeout}", f"-keep-alive={str(keep_alive).lower()}",
-                                     f"-body={body}", url, str(seconds))]}}
-
-    def phase(self):
-        return self.release.get("pod", self.name)["status"]["phase"]
+    def __init__(self, release, component):
+        self.path = (f"/{path_of('pods', release.namespace)}?watch=true&labelSelector="
+                     f"app.kubernetes.io/instance=demo,app.kubernetes.io/component={component}")
 
     def __enter__(self):
-        self.release.kubectl("apply", "-f", "-", text=json.dumps(self.pod))
-        wait_for(lambda: "begun" in self.release.kubectl("logs", self.name, check=False).stdout, 90, "the load's begin")
-        time.sleep(2)  # of load before whatever is to be seen
+        self.seen = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([KUBECTL, "get", "--raw", self.path], stdout=self.seen)
+        wait_for(lambda: os.fstat(self.seen.fileno()).st_size, 30, "the watch's begin")
         return self
 
-    def __exit__(self, kind, *_):
-        try:
-            if kind is None:
-                time.sleep(2)  # and after it
-                self.release.kubectl("exec", self.name, "--", "/probe", "stop")
-                wait_for(lambda: self.phase() in ("Succeeded", "Failed"), 60, "the load's end")
-                self.result = json.loads(self.release.kubectl("logs", self.name).splitlines()[-1])
-        finally:
-            self.release.kubectl("delete", "pod", self.name, "--grace-period=0", "--force", check=False)
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        self.seen.seek(0)
+        events = [json.loads(line)["object"] for line in self.seen.read().split(b"\n")[:-1]]  # the last may have been cut short
+        self.last = {pod["metadata"]["uid"]: pod for pod in events}
 
-    def assert_nothing_failed(self):
-        seconds = self.result["seconds"]
-        when = [(s["at"] - seconds[0]["at"], s["bad"]) for s in seconds if s["bad"]]
-        assert self.result["bad"] == 0, f"{self.result['errors']} in (second, how many) {when} of {len(seconds)} s"
-        assert self.result["good"] > 100, self.result
+    def assert_ended_in_time(self, *uids):
+        """Each with exit code 0, before its grace period was over."""
+        for uid in uids:
+            pod = self.last[uid]
+            for container in pod["status"]["containerStatuses"]:
+                ended = container["state"].get("terminated")
+                assert ended and ended["exitCode"] == 0, (pod["metadata"]["name"], container)
+                # The deletion's time stamp is when the grace period is over.
+                assert ended["finishedAt"] < pod["metadata"]["deletionTimestamp"], (pod["metadata"], ended)

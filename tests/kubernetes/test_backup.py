@@ -1,18 +1,17 @@
 """A backup is made while predictions go on, and what comes back from it is what there was: into a release that runs, and onto
 a volume that is new."""
 
-import hashlib
 import json
 import random
-import re
 import subprocess
 import types
 
 import pytest
 import requests
 
-from cluster import wait_for
-from kube import CHART, ROOT, Load, Release
+from jobs import Jobs, items, picture, put_dataset
+from kube import CHART, KUBECTL, Release, wait_for
+from load import Load
 
 MODEL = "drill"
 DATA = "helm-test"  # the data set that `helm test` leaves: y = 2 x + 1
@@ -20,20 +19,11 @@ LATE = "falling"    # y = -x
 CRON_JOB = CLAIM = "demo-slipway-registry-backup"
 
 
-def job(dataset, seed):
-    document = json.loads((CHART / "files" / "test" / "job.json").read_text())
-    return document | {"publish": {"model": MODEL}, "dataset": {"name": dataset, "target": "y"}, "seed": seed}
-
-
 def train(release, dataset, seed):
     """The number of the version that comes of it."""
-    return release.wait_job(release.submit(job(dataset, seed)))["version"]
-
-
-def put_dataset(release, name, rows):
-    table = "x,y\n" + "".join(f"{x},{y}\n" for x, y in rows)
-    answer = release.request("PUT", f"/api/v1/datasets/{name}", files=[("files", (f"{name}.csv", table, "text/csv"))])
-    assert answer.status_code == 201, answer.text
+    document = json.loads((CHART / "files" / "test" / "job.json").read_text())
+    document |= {"publish": {"model": MODEL}, "dataset": {"name": dataset, "target": "y"}, "seed": seed}
+    return Jobs(release, [document]).wait_ended("SUCCEEDED", 120)[0]["version"]
 
 
 def point(release, version):
@@ -44,7 +34,7 @@ def point(release, version):
 @pytest.fixture(scope="module")
 def release():
     found = Release("backup")
-    found.install("registry.backup.enabled=true", "registry.backup.suspend=true", "registry.backup.destination.size=1Gi")
+    found.install("gateway.shutdown.delaySeconds=1")
     found.wait_settled()
     found.helm("test", "--timeout", "180s")
     numbers = random.Random(1)
@@ -53,30 +43,7 @@ def release():
     point(found, 1)
     point(found, 2)
     yield found
-    found.kubectl("delete", "namespace", found.namespace)
-
-
-def items(release, path):
-    found = release.api(path)
-    assert found["next"] is None, path
-    return found["items"]
-
-
-def picture(release):
-    """All that the API tells of what is kept; the bytes of every version are those of its digests."""
-    models = items(release, "/models")
-    for model in models:
-        path = f"/models/{model['name']}"
-        model["versions"] = items(release, f"{path}/versions")
-        model["moves"] = {alias: items(release, f"{path}/aliases/{alias}/history") for alias in model["aliases"]}
-        for version in model["versions"]:
-            assert version["files"]
-            for file in version["files"]:
-                answer = release.request("GET", f"/api/v1{path}/versions/{version['version']}/artifacts/{file['name']}")
-                assert "sha256:" + hashlib.sha256(answer.content).hexdigest() == file["digest"], (answer.status_code, file)
-    return {"models": models,
-            "datasets": [release.api(f"/datasets/{one['name']}") for one in items(release, "/datasets")],
-            "jobs": [release.api(f"/jobs/{one['id']}") for one in items(release, "/jobs")]}
+    found.remove()
 
 
 def predicted(release, version=None, gateway=None):
@@ -101,39 +68,55 @@ def wait_latest(release, version):
     wait_for(look, 60, f"version {version} as the latest")
 
 
+def ended(job):
+    return [c["type"] for c in job["status"].get("conditions", []) if c["type"] in ("Complete", "Failed") and c["status"] == "True"]
+
+
 def make_backup(release, name):
     """Runs a Job of the CronJob's; the backup that it had made."""
     release.kubectl("create", "job", f"--from=cronjob/{CRON_JOB}", name)
-
-    def ended():
-        conditions = release.get("job", name)["status"].get("conditions", [])
-        return [c["type"] for c in conditions if c["type"] in ("Complete", "Failed") and c["status"] == "True"]
-    assert wait_for(ended, 120, "the Job's end") == ["Complete"], release.kubectl("logs", f"job/{name}", check=False).stdout
+    end = wait_for(lambda: ended(release.get("jobs", name)), 120, "the Job's end")
+    assert end == ["Complete"], release.kubectl("logs", f"job/{name}", check=False).stdout
     return items(release, "/backups")[-1]
 
 
 @pytest.fixture(scope="module")
 def kept(release):
+    """Backups are switched on in the release that runs: by the schedule first, then by hand."""
     before = picture(release)
-    with Load(release) as load:
+    others = release.uids("gateway", "inferencer", "trainer")
+    release.upgrade("registry.backup.enabled=true", "registry.backup.destination.size=1Gi", "registry.backup.schedule=* * * * *")
+    release.wait_settled("registry")
+    assert picture(release) == before
+    assert release.uids("gateway", "inferencer", "trainer") == others
+
+    def scheduled():
+        return [job for job in release.list("jobs") if ended(job)]
+    found = wait_for(scheduled, 130, "a Job of the schedule")
+    release.upgrade("registry.backup.suspend=true")
+    assert ended(found[0]) == ["Complete"], found[0]
+    assert [owner["kind"] for owner in found[0]["metadata"]["ownerReferences"]] == ["CronJob"]
+    backups = items(release, "/backups")
+    assert backups and all(one["state"] == "SUCCEEDED" for one in backups), backups
+
+    with Load(release, node="node3") as load, load.watched() as seen:
         made = make_backup(release, "first")
     assert picture(release) == before
-    return types.SimpleNamespace(picture=before, backup=made, load=load)
+    return types.SimpleNamespace(picture=before, scheduled=backups[0], backup=made, seen=seen)
 
 
 def test_a_backup_is_made_and_no_prediction_fails(release, kept):
-    kept.load.assert_nothing_failed()
+    kept.seen.assert_nothing_failed()
+    assert kept.backup["id"] != kept.scheduled["id"]
     assert kept.backup["state"] == "SUCCEEDED" and kept.backup["damaged_chunks"] == 0, kept.backup
-    pod = release.ready_pods("registry")[0]["status"]["podIP"]
-    text = requests.get(f"http://{pod}:9090/metrics", timeout=30).text
-    assert float(re.search(r"^slipway_registry_last_backup_bytes (\S+)$", text, re.M)[1]) == kept.backup["size_bytes"]
-    assert float(re.search(r"^slipway_registry_last_backup_timestamp_seconds (\S+)$", text, re.M)[1]) > 1e9
+    shown = release.metrics("registry")
+    assert shown["slipway_registry_last_backup_bytes"] == kept.backup["size_bytes"]
+    assert shown["slipway_registry_last_backup_timestamp_seconds"] > 1e9
 
 
 def test_the_next_backup_copies_what_is_new(release, kept):
-    again = make_backup(release, "second")
-    assert again["id"] != kept.backup["id"] and again["size_bytes"] > 7_000_000
-    assert again["copied_bytes"] < again["size_bytes"] / 4, again
+    assert kept.backup["size_bytes"] > 7_000_000
+    assert kept.scheduled["copied_bytes"] > 7_000_000 > 4 * kept.backup["copied_bytes"], (kept.scheduled, kept.backup)
 
 
 def test_a_release_that_runs_goes_back_to_its_backup(release, kept):
@@ -141,12 +124,12 @@ def test_a_release_that_runs_goes_back_to_its_backup(release, kept):
     assert train(release, LATE, 3) == 3
     wait_predicted(release, -3)
     others = release.uids("gateway", "inferencer", "trainer")
-    with Load(release) as load:
+    with Load(release, node="node3") as load, load.watched() as seen:
         release.upgrade("registry.restore.enabled=true", f"registry.restore.from={kept.backup['id']}",
                         "registry.restore.replace=true")
         release.wait_settled("registry")
         wait_latest(release, 2)
-    load.assert_nothing_failed()
+    seen.assert_nothing_failed()
     assert release.uids("gateway", "inferencer", "trainer") == others
     assert picture(release) == kept.picture
     wait_predicted(release, 7)
@@ -173,14 +156,14 @@ def test_a_downloaded_backup_is_one_again_where_it_is_unpacked(release, kept):
     assert len(archive) > kept.backup["size_bytes"]
     assert release.request("DELETE", path).status_code == 204
     assert release.request("GET", path).status_code == 404
-    subprocess.run([ROOT / "dev", "cluster", "kubectl", "-n", release.namespace, "exec", "-i", "demo-slipway-registry-0", "-c",
-                    "registry", "--", "tar", "-xf", "-", "-C", "/var/backups/slipway"], input=archive, check=True, timeout=120)
+    subprocess.run([KUBECTL, "-n", release.namespace, "exec", "-i", "demo-slipway-registry-0", "-c", "registry", "--", "tar", "-xf",
+                    "-", "-C", "/var/backups/slipway"], input=archive, check=True, timeout=120)
     assert release.api(f"/backups/{kept.backup['id']}") == kept.backup
 
 
 def test_what_was_on_a_lost_volume_comes_back(release, kept):
     release.upgrade("registry.replicaCount=0")
-    wait_for(lambda: not release.pods("registry"), 60, "the registry gone")
+    release.wait_gone("registry")
     release.kubectl("delete", "pvc", "data-demo-slipway-registry-0")
     release.upgrade("registry.replicaCount=1", "registry.restore.enabled=true", f"registry.restore.from={kept.backup['id']}",
                     "registry.restore.replace=false")
@@ -192,4 +175,4 @@ def test_what_was_on_a_lost_volume_comes_back(release, kept):
 
 def test_backups_outlive_the_release(release, kept):
     release.uninstall()
-    assert CLAIM in [claim["metadata"]["name"] for claim in release.get("pvc")["items"]]
+    assert CLAIM in [claim["metadata"]["name"] for claim in release.list("persistentvolumeclaims")]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cluster import wait_for
-from kube import kubectl, probe
+from kube import kubectl, there, wait_for
+from load import probe
 
 MESSAGES = [("gateway-zmq", 7070), ("registry", 7071), ("registry", 7072)]
 
@@ -15,7 +15,7 @@ class Client:
 
     def __init__(self, namespace):
         self.namespace = namespace
-        if kubectl("get", "namespace", namespace, check=False).returncode != 0:
+        if not there(namespace):
             kubectl("create", "namespace", namespace)
         kubectl("-n", namespace, "delete", "pod", "client", "--ignore-not-found", "--grace-period=0", "--force")
         kubectl("-n", namespace, "apply", "-f", "-", text=json.dumps({
@@ -30,13 +30,13 @@ class Client:
         return self.run("connect", f"{address}:{port}")
 
     def gets_api(self):
-        return self.run("get", "http://demo-slipway-gateway.ml/v2/health/ready")
+        return self.run("get", "http://demo-slipway-gateway.serving/v2/health/ready")
 
     def remove(self):
         kubectl("-n", self.namespace, "delete", "pod", "client", "--grace-period=0", "--force")
 
 
-@pytest.fixture(params=["ml", "elsewhere"])
+@pytest.fixture(params=["serving", "elsewhere"])
 def client(request):
     found = Client(request.param)
     yield found
@@ -47,13 +47,13 @@ def addresses(release):
     """Each port that messages come in by: of the pods themselves, and of the Services."""
     pods = [(p["status"]["podIP"], port) for component, ports in (("gateway", [7070]), ("registry", [7071, 7072]))
             for p in release.ready_pods(component) for port in ports]
-    return pods + [(f"demo-slipway-{service}.ml", port) for service, port in MESSAGES]
+    return pods + [(f"demo-slipway-{service}.serving", port) for service, port in MESSAGES]
 
 
 def test_no_other_pod_reaches_a_port_of_messages(release, client):
-    inside = client.namespace == "ml"
+    inside = client.namespace == release.namespace
     wait_for(lambda: client.gets_api() == inside, 30, "the policies knowing the pod")
-    services = {s["metadata"]["name"] for s in release.get("services")["items"]}
+    services = {s["metadata"]["name"] for s in release.list("services")}
     assert {f"demo-slipway-{name}" for name, _ in MESSAGES} <= services, services
     assert [a for a in addresses(release) if client.reaches(*a)] == []
     for component in ("gateway", "inferencer", "trainer", "registry"):
@@ -72,4 +72,4 @@ def test_the_api_may_be_opened_and_nothing_else_is(release):
         release.upgrade("networkPolicy.api.allowExternal=false")
         client.remove()
     # What is in order goes on: the services reach each other.
-    assert release.request("POST", "/v1/models/helm-test:predict", json={"instances": [[3]]}).status_code == 200
+    assert release.predicts()

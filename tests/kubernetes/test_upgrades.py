@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from cluster import wait_for
-from kube import CHART, COMPONENTS, Release, cluster, kubectl
+from jobs import ENDLESS, Jobs, job
+from kube import CHART, COMPONENTS, Release, cluster, wait_for
 
 ONE_EACH = ("gateway.replicaCount=1", "inferencer.replicaCount=1", "gateway.shutdown.delaySeconds=1")
 
@@ -15,8 +15,7 @@ def small(request):
     found = Release(f"helm{request.param}", request.param, *ONE_EACH)
     found.install()
     yield found
-    found.uninstall()
-    kubectl("delete", "namespace", found.namespace, "--wait=false")
+    found.remove()
 
 
 class Pods:
@@ -36,12 +35,12 @@ class Pods:
 
 
 def replicas(release, component):
-    return release.object("deployment", component)["spec"]["replicas"]
+    return release.workload(component)["spec"]["replicas"]
 
 
 def generations(release):
     return {o["metadata"]["name"]: o["metadata"]["generation"]
-            for kind in ("deployments", "statefulsets") for o in release.get(kind)["items"]}
+            for kind in ("deployments", "statefulsets") for o in release.list(kind)}
 
 
 def test_more_inferencers_leave_the_running_ones_alone(small):
@@ -64,8 +63,7 @@ def test_without_inferencers_the_api_stays_and_predictions_are_refused(small):
     assert answer.status_code == 503 and "Retry-After" in answer.headers, answer.text
     assert small.api("/models/helm-test")["name"] == "helm-test"
     small.upgrade("inferencer.replicaCount=1")
-    wait_for(lambda: small.request("POST", "/v1/models/helm-test:predict", json={"instances": [[3]]}).status_code == 200, 60,
-             "predictions again")
+    wait_for(small.predicts, 60, "predictions again")
 
 
 def test_an_autoscaler_takes_over_the_number_of_pods(small):
@@ -73,23 +71,23 @@ def test_an_autoscaler_takes_over_the_number_of_pods(small):
     small.kubectl("scale", "deployment/demo-slipway-inferencer", "--replicas=2")
     small.wait_settled("inferencer")
     small.upgrade("inferencer.autoscaling.enabled=true", "inferencer.autoscaling.minReplicas=2")
-    if small.helm_command == "helm":
+    if small.major == 4:
         assert replicas(small, "inferencer") == 2 and pods.ended() == set()
     else:  # takes its own number away, so that it falls to 1 until the autoscaler looks
         wait_for(lambda: replicas(small, "inferencer") == 2, 60, "the autoscaler's minimum")
         small.wait_settled()
-    assert small.object("hpa", "inferencer")["spec"]["minReplicas"] == 2
+    assert small.object("horizontalpodautoscalers", "inferencer")["spec"]["minReplicas"] == 2
 
     pods = Pods(small)
     before = generations(small)
     small.upgrade("inferencer.autoscaling.maxReplicas=20")
     assert "ignored" in small.upgrade("inferencer.replicaCount=5")
-    assert small.object("hpa", "inferencer")["spec"]["maxReplicas"] == 20
+    assert small.object("horizontalpodautoscalers", "inferencer")["spec"]["maxReplicas"] == 20
     assert generations(small) == before and pods.changed() == set()
 
     # And back: whoever scaled last owns the number, which Helm 4 takes back only when it is told to.
     small.upgrade("inferencer.autoscaling.enabled=false", "inferencer.replicaCount=2", force=True)
-    wait_for(lambda: not small.get("hpa")["items"], 30, "the autoscaler gone")
+    wait_for(lambda: not small.list("horizontalpodautoscalers"), 30, "the autoscaler gone")
     assert replicas(small, "inferencer") == 2 and pods.changed() == set()
     small.upgrade("inferencer.replicaCount=1", force=True)  # the first other number
     small.upgrade("inferencer.replicaCount=2")
@@ -97,18 +95,42 @@ def test_an_autoscaler_takes_over_the_number_of_pods(small):
     assert replicas(small, "inferencer") == 1
 
 
-def test_another_image_of_trainers_restarts_trainers_only(small):
-    for node in (1, 2):
+def test_a_pool_of_inferencers_comes_and_goes_alone(small):
+    def names():
+        return {one["metadata"]["name"] for one in small.list("deployments")}
+
+    def inferencers():
+        return small.metrics("gateway").get('slipway_gateway_workers{role="inferencer"}')
+    pods, before, generation = small.uids(), names(), generations(small)
+    small.upgrade("inferencer.pools.a.replicaCount=1")
+    assert names() - before == {"demo-slipway-inferencer-a"}
+    assert len(small.uids() - pods) == 1 and not pods - small.uids()
+    assert {name: number for name, number in generations(small).items() if name in generation} == generation
+    wait_for(lambda: inferencers() == 2, 60, "both known to the gateway")
+    small.upgrade("inferencer.pools.a=null")
+    wait_for(lambda: names() == before and small.uids() == pods, 60, "the pool gone")
+    wait_for(lambda: inferencers() == 1, 60, "the gateway knowing it")
+
+
+def test_another_image_of_trainers_restarts_trainers_only_and_their_jobs_go_on(small):
+    for node in (1, 2, 3):
         cluster("node", node, "ctr", "-n", "k8s.io", "images", "tag", "--force", "docker.io/slipway/trainer:0.1.0",
                 "docker.io/slipway/trainer:next")
+    small.upgrade("trainer.replicaCount=2")
+    jobs = Jobs(small, [job(f"rolled-{i}", epochs=ENDLESS) for i in range(2)])
+    jobs.wait_running()
     pods = Pods(small)
     small.upgrade("trainer.image.tag=next")
     assert pods.changed() == {"trainer"}
-    assert small.pods("trainer")[0]["spec"]["containers"][0]["image"] == "slipway/trainer:next"
+    assert {p["spec"]["containers"][0]["image"] for p in small.pods("trainer")} == {"slipway/trainer:next"}
+    jobs.wait_running(attempt=2)
+    jobs.cancel()
+    assert min(jobs.attempts()) > 1
     pods = Pods(small)
     small.helm("rollback", "--wait", "--timeout", "180s")
     assert pods.changed() == {"trainer"}
-    assert small.pods("trainer")[0]["spec"]["containers"][0]["image"] == "slipway/trainer:0.1.0"
+    assert {p["spec"]["containers"][0]["image"] for p in small.pods("trainer")} == {"slipway/trainer:0.1.0"}
+    small.upgrade("trainer.replicaCount=1")
 
 
 def test_a_setting_of_gateways_restarts_gateways_only(small):
@@ -116,7 +138,7 @@ def test_a_setting_of_gateways_restarts_gateways_only(small):
     small.upgrade("gateway.config.max-queued-requests=4096")
     assert pods.changed() == {"gateway"}
     # Earlier settings are still there.
-    assert small.object("deployment", "gateway")["spec"]["replicas"] == 1
+    assert small.workload("gateway")["spec"]["replicas"] == 1
 
 
 def test_another_size_of_the_volume_is_refused_with_what_to_do(small):
@@ -141,13 +163,12 @@ def test_a_new_chart_of_the_same_application_restarts_nothing(small, tmp_path):
     pods = Pods(small)
     small.upgrade(chart=chart)
     assert pods.changed() == set()
-    assert small.object("deployment", "gateway")["metadata"]["labels"]["helm.sh/chart"] == "slipway-99.0.0"
+    assert small.workload("gateway")["metadata"]["labels"]["helm.sh/chart"] == "slipway-99.0.0"
 
 
 def test_the_volume_outlives_the_release(small):
     small.uninstall()
-    assert small.get("pvc")["items"], "the claim is kept"
+    assert small.list("persistentvolumeclaims"), "the claim is kept"
     small.install()
     assert small.api("/models/helm-test")["name"] == "helm-test"
-    wait_for(lambda: small.request("POST", "/v1/models/helm-test:predict", json={"instances": [[3]]}).status_code == 200, 60,
-             "the model served again")
+    wait_for(small.predicts, 60, "the model served again")

@@ -21,7 +21,7 @@ measures_memory = pytest.mark.skipif(SANITIZER is not None, reason="a sanitizer'
 TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
-def wait_for(condition, seconds=60.0, what="the condition"):
+def wait_for(condition, seconds=60.0, what="the condition", every=0.02):
     """Asks `condition` again and again until it gives something true; returns that. Fails after `seconds`."""
     end = time.monotonic() + seconds * (5 if SANITIZER else 1)
     while True:
@@ -29,7 +29,7 @@ def wait_for(condition, seconds=60.0, what="the condition"):
         if value:
             return value
         assert time.monotonic() < end, f"{what} did not come about in {seconds} s"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 class Api:
