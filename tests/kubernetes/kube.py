@@ -252,6 +252,9 @@ class Leaving:
         self.seen.seek(0)
         events = [json.loads(line)["object"] for line in self.seen.read().split(b"\n")[:-1]]  # the last may have been cut short
         self.last = {pod["metadata"]["uid"]: pod for pod in events}
+        # A deletion's time stamp is when the grace period is over, until the pod has ended: then it is set to that time.
+        self.due = {pod["metadata"]["uid"]: pod["metadata"]["deletionTimestamp"] for pod in events
+                    if pod["metadata"].get("deletionGracePeriodSeconds")}
 
     def assert_ended_in_time(self, *uids):
         """Each with exit code 0, before its grace period was over."""
@@ -260,5 +263,4 @@ class Leaving:
             for container in pod["status"]["containerStatuses"]:
                 ended = container["state"].get("terminated")
                 assert ended and ended["exitCode"] == 0, (pod["metadata"]["name"], container)
-                # The deletion's time stamp is when the grace period is over.
-                assert ended["finishedAt"] < pod["metadata"]["deletionTimestamp"], (pod["metadata"], ended)
+                assert ended["finishedAt"] < self.due[uid], (pod["metadata"]["name"], self.due[uid], ended)

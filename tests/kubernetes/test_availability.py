@@ -9,16 +9,27 @@ from kube import COMPONENTS, Leaving, wait_for
 from load import Load
 
 
+@pytest.fixture(scope="module", params=COMPONENTS)
+def component(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def load(release):
+def load(release, component):
+    """One for each component, and so from another address: a port that is used again soon may lead to a gateway that has gone
+    since, as long as the node tracks the connection that was."""
     with Load(release) as found:
         yield found
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+def fresh(model):
+    """A name that no earlier run on this cluster has used."""
+    return f"{model}-{int(time.time())}"
+
+
 def test_a_rolling_restart_fails_no_prediction(release, load, component):
     before = release.uids(component)
-    jobs = Jobs(release, [job("rolled", epochs=EPOCHS * 2)] if component == "trainer" else [])
+    jobs = Jobs(release, [job(fresh("rolled"), epochs=EPOCHS * 2)] if component == "trainer" else [])
     jobs.wait_running()
     with load.watched() as seen, Leaving(release, component) as leaving:
         workload = ("statefulset" if component == "registry" else "deployment") + f"/demo-slipway-{component}"
@@ -34,7 +45,6 @@ def test_a_rolling_restart_fails_no_prediction(release, load, component):
     assert not jobs.ids or jobs.attempts()[0] > 1, "the job was not moved"
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
 def test_a_deleted_pod_fails_no_prediction(release, load, component):
     victim = release.ready_pods(component)[-1]["metadata"]
     with load.watched() as seen:
@@ -54,13 +64,13 @@ def test_a_deleted_pod_fails_no_prediction(release, load, component):
     seen.assert_recovered()
 
 
-def test_nothing_needs_the_registry_for_90_seconds(release, load):
+def test_nothing_needs_the_registry_for_90_seconds(release):
     jobs = Jobs(release, [job("long", epochs=ENDLESS)])
     jobs.wait_running()
-    waiting = Jobs(release, [job("waiting", units=8, epochs=3)])
+    waiting = Jobs(release, [job(fresh("waiting"), units=8, epochs=3)])
     gateways, kept = release.uids("gateway"), picture(release)
     epoch = jobs.all()[0]["progress"]["epoch"]
-    with load.watched() as seen:
+    with Load(release) as load, load.watched() as seen:
         release.kubectl("scale", "statefulset/demo-slipway-registry", "--replicas=0")
         release.wait_gone("registry")
         end = time.monotonic() + 90
