@@ -16,8 +16,7 @@ def component(request):
 
 @pytest.fixture(scope="module")
 def load(release, component):
-    """One for each component, and so from another address: a port that is used again soon may lead to a gateway that has gone
-    since, as long as the node tracks the connection that was."""
+    """One for each component, so that it does not come to the ports that it began with."""
     with Load(release) as found:
         yield found
 

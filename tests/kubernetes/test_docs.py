@@ -13,7 +13,8 @@ import requests
 
 import docs
 from jobs import items, picture, put_dataset
-from kube import COMPONENTS, KUBECTL, ROOT, VALUES, Release, cluster, helm_program, is_ready, kubectl, run, there, wait_for, with_sets
+from kube import (COMPONENTS, KUBECTL, ROOT, VALUES, Release, cluster, helm_program, is_ready, kubectl, run, tag_trainers, there,
+                  wait_for, with_sets)
 
 # Smaller than what the defaults ask of a machine.
 SMALL = ["-f", str(VALUES), *with_sets("gateway.shutdown.delaySeconds=1", "inferencer.replicaCount=1")]
@@ -335,9 +336,7 @@ LINES = {
 
 
 def with_another_image(reader):
-    for node in (1, 2, 3):
-        cluster("node", node, "ctr", "-n", "k8s.io", "images", "tag", "--force", "docker.io/slipway/trainer:0.1.0",
-                "docker.io/slipway/trainer:0.1.1")
+    tag_trainers("0.1.1")
 
 
 def without_autoscaler(reader):

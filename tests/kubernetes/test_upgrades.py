@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from jobs import ENDLESS, Jobs, job
-from kube import CHART, COMPONENTS, Release, cluster, wait_for
+from kube import CHART, COMPONENTS, Release, tag_trainers, wait_for
 
 ONE_EACH = ("gateway.replicaCount=1", "inferencer.replicaCount=1", "gateway.shutdown.delaySeconds=1")
 
@@ -113,9 +113,7 @@ def test_a_pool_of_inferencers_comes_and_goes_alone(small):
 
 
 def test_another_image_of_trainers_restarts_trainers_only_and_their_jobs_go_on(small):
-    for node in (1, 2, 3):
-        cluster("node", node, "ctr", "-n", "k8s.io", "images", "tag", "--force", "docker.io/slipway/trainer:0.1.0",
-                "docker.io/slipway/trainer:next")
+    tag_trainers("next")
     small.upgrade("trainer.replicaCount=2")
     jobs = Jobs(small, [job(f"rolled-{i}", epochs=ENDLESS) for i in range(2)])
     jobs.wait_running()

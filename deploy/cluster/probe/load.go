@@ -4,18 +4,21 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
 	"maps"
 	"math"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -70,8 +73,8 @@ func load(arguments []string) {
 
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	fresh := http.Client{Timeout: *timeout, Transport: &http.Transport{DisableKeepAlives: true}}
-	kept := http.Client{Timeout: *timeout, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	fresh := http.Client{Timeout: *timeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	kept := http.Client{Timeout: *timeout, Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 64}}
 	var open sync.WaitGroup
 	seen := tally{open: map[int64]int{}, ended: map[int64][]outcome{}, all: result{Errors: map[string]int{}}}
 	// Network policies that do not know this pod yet refuse its first connections, and each node learns of it by itself: one
@@ -171,6 +174,20 @@ func (t *tally) close(at int64) second {
 	}
 	found.P50, found.P99 = quantile(0.5), quantile(0.99)
 	return found
+}
+
+var lastPort atomic.Uint32
+
+// dial connects from one port after the other. The kernel's choice comes back to a port within half a minute at this rate, and a
+// node that still tracks the port's last connection to a Service sends the new one to the same pod, which may have gone.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	for {
+		own := net.Dialer{LocalAddr: &net.TCPAddr{Port: 1024 + int(lastPort.Add(1)%64000)}}
+		connection, err := own.DialContext(ctx, network, address)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return connection, err
+		}
+	}
 }
 
 // ask says what was wrong; empty: nothing.
