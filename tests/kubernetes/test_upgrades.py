@@ -14,6 +14,7 @@ ONE_EACH = ("gateway.replicaCount=1", "inferencer.replicaCount=1", "gateway.shut
 def small(request):
     found = Release(f"helm{request.param}", request.param, *ONE_EACH)
     found.install()
+    found.helm("test", "--timeout", "180s")
     yield found
     found.remove()
 
@@ -55,7 +56,6 @@ def test_more_inferencers_leave_the_running_ones_alone(small):
 
 
 def test_without_inferencers_the_api_stays_and_predictions_are_refused(small):
-    small.helm("test", "--timeout", "180s")
     pods = Pods(small)
     small.upgrade("inferencer.replicaCount=0")
     assert pods.changed() == {"inferencer"} and replicas(small, "inferencer") == 0
