@@ -6,6 +6,8 @@
 #include <fstream>
 #include <string_view>
 
+#include "lib/base/endpoint.h"
+
 namespace slipway {
 namespace {
 
@@ -23,8 +25,7 @@ void resolve(const std::string& place, Addresses& all) {
     all.complete = false;
     return;
   }
-  std::string host = place.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  const std::string host(without_brackets(std::string_view(place).substr(0, colon)));
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
