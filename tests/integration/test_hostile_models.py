@@ -347,9 +347,15 @@ class Zero(torch.nn.Module):
 
 
 class Slow(torch.nn.Module):
+    """Each run takes so many products of square matrices."""
+
+    def __init__(self, size=64, products=50):
+        super().__init__()
+        self.size, self.products = size, products
+
     def forward(self, x):
-        y = torch.ones(64, 64)
-        for _ in range(50):
+        y = torch.ones(self.size, self.size)
+        for _ in range(self.products):
             y = (y @ y) * 0.01
         return x + y.sum() * 0
 
@@ -732,20 +738,10 @@ def test_a_model_that_crashes_its_process_is_quarantined_and_takes_nobody_with_i
     assert doctor.returncode == 1 and len(rows) == 1 and f"signal {int(signal.SIGSEGV)}" in rows[0], doctor
 
 
-class SlowToLoad(torch.nn.Module):
-    """Each run takes a moment, and so do those with zeros before a version is ready."""
-
-    def forward(self, x):
-        y = torch.ones(16, 16)
-        for _ in range(80_000):
-            y = (y @ y) * 0.01
-        return x + y.sum() * 0
-
-
 @pytest.mark.skipif(SANITIZER is not None, reason="a sanitizer takes the signal")
 def test_a_model_that_crashes_while_it_is_loaded_is_quarantined_at_once(start):
     cluster = start("--trainers=0")
-    assert upload(cluster, "bad", save(SlowToLoad())).status_code == 201, "a process of its own has inspected it"
+    assert upload(cluster, "bad", save(Slow(16, 80_000))).status_code == 201, "a process of its own has inspected it"
     pid = crash_the_busy_thread({cluster.service("inferencer")["pid"]}, seconds=0.2)
     wait_quarantined(cluster, "bad")
     cluster.wait_restarted("inferencer", pid)
