@@ -135,7 +135,7 @@ TEST_F(TrainingDataFiles, ATableIsHeldOnceAndItsRowsAreInOrder) {
 
   const auto files = table(16, 500'000);  // 32 MB of numbers
   forget_peak();
-  const auto before = memory_bytes("VmRSS:");
+  [[maybe_unused]] const auto before = memory_bytes("VmRSS:");
   const auto large = load(16, 500'000, files);
   ASSERT_TRUE(large) << large.error().message;
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
