@@ -110,8 +110,8 @@ class Answers {
 template <std::size_t Count>
 int dial(const std::string& address, const std::optional<msg::Hello>& greeting,
          const std::array<msg::Body, Count>& questions) {
-  Bus bus;
   Answers answers;
+  Bus bus;  // its thread ends first
   const auto socket =
       bus.connect_dealer(address, [&](const Incoming& incoming) { answers.note(incoming.message.envelope); });
   if (!socket) return std::println(stderr, "{}", socket.error().message), 1;
@@ -150,11 +150,11 @@ int dial_gateway(const std::string& address) {
 }
 
 int bind_and_wait() {
-  Bus bus;
   Answers answers;
   std::atomic<SocketId> own{};
   bool begun = false;  // on the bus thread
   std::atomic<std::size_t> sent = 0;
+  Bus bus;  // its thread ends first
   answers.expect(kFirstQuestion);
   const auto socket = bus.bind_router("127.0.0.1:0", [&](const Incoming& incoming) {
     const auto say = [&](Message message) { (void)bus.send(own, incoming.peer, std::move(message)); };
