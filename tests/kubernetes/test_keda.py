@@ -23,6 +23,25 @@ def release():
     found.remove()
 
 
+def test_an_autoscaler_of_a_release_that_runs_is_handed_over(release):
+    """From a HorizontalPodAutoscaler to a ScaledObject, with no pod less in between."""
+    release.kubectl("scale", "deployment/demo-slipway-inferencer", "--replicas=2")
+    upgrade(release, {"inferencer": {"autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 3}}}, *WAIT)
+    release.wait_settled("inferencer")
+    before = release.uids("inferencer")
+    with Load(release, rate=50, node="node3") as load, load.watched() as seen:
+        upgrade(release, {"inferencer": by_keda(2, 3, targetOutstandingPerReplica=3)}, *WAIT)
+        assert [one["metadata"]["name"] for one in release.list("scaledobjects")] == ["demo-slipway-inferencer"]
+
+        def by_keda_only():
+            found = release.list("horizontalpodautoscalers")
+            return [o["kind"] for one in found for o in one["metadata"].get("ownerReferences", [])] == ["ScaledObject"]
+        wait_for(by_keda_only, 60, "KEDA's autoscaler alone")
+        seen.go_on(15)  # some rounds of it
+        assert release.uids("inferencer") == before
+    seen.assert_nothing_failed()
+
+
 def test_trainers_come_from_nothing_and_go_again(release):
     upgrade(release, {"trainer": by_keda(0, 2)}, *WAIT)
     release.wait_gone("trainer", 120)
