@@ -20,7 +20,7 @@ Result<std::vector<Column>> scan(std::string_view text, std::size_t step = 1 << 
   return table.columns();
 }
 
-void expect_refused(std::string_view text, std::string_view part, Code code = Code::kInvalidArgument) {
+void expect_csv_refused(std::string_view text, std::string_view part, Code code = Code::kInvalidArgument) {
   const auto columns = scan(text);
   ASSERT_FALSE(columns) << text.substr(0, 100);
   EXPECT_EQ(columns.error().code, code);
@@ -48,41 +48,41 @@ TEST(TableScan, GivesTheSameInPiecesOfAnySize) {
 }
 
 TEST(TableScan, KeepsWhatOnlyLooksLikeAByteOrderMark) {
-  expect_refused("\xEF\xBB,b\n1,2\n", "the header, cell 1 is not UTF-8");
+  expect_csv_refused("\xEF\xBB,b\n1,2\n", "the header, cell 1 is not UTF-8");
   EXPECT_EQ(scan("\xEF\xBB\xBE,b\n1,2\n")->at(0).name, "\xEF\xBB\xBE");
 }
 
 TEST(TableScan, RefusesAHeaderWithoutNames) {
-  expect_refused("a,,c\n1,2,3\n", "column 2 of the header has no name");
-  expect_refused("a,b,a\n1,2,3\n", "names column 'a' twice");
+  expect_csv_refused("a,,c\n1,2,3\n", "column 2 of the header has no name");
+  expect_csv_refused("a,b,a\n1,2,3\n", "names column 'a' twice");
 }
 
 TEST(TableScan, RefusesAFileWithoutRows) {
-  expect_refused("", "an empty file");
-  expect_refused("a,b\n", "no data rows");
-  expect_refused("a,b", "no data rows");
+  expect_csv_refused("", "an empty file");
+  expect_csv_refused("a,b\n", "no data rows");
+  expect_csv_refused("a,b", "no data rows");
 }
 
 TEST(TableScan, RefusesEmptyCells) {
-  expect_refused("age,b\n1,2\n,3\n", "row 2, column 'age' is empty");
-  expect_refused("age,b\n1,2\n3,\"\"\n", "row 2, column 'b' is empty");
+  expect_csv_refused("age,b\n1,2\n,3\n", "row 2, column 'age' is empty");
+  expect_csv_refused("age,b\n1,2\n3,\"\"\n", "row 2, column 'b' is empty");
 }
 
 TEST(TableScan, RefusesRowsOfAnotherLength) {
-  expect_refused("a,b\n1,2\n1\n", "row 2 has 1 cells, the header has 2 columns");
-  expect_refused("a,b\n1,2,3\n", "row 1 has 3 cells");
+  expect_csv_refused("a,b\n1,2\n1\n", "row 2 has 1 cells, the header has 2 columns");
+  expect_csv_refused("a,b\n1,2,3\n", "row 1 has 3 cells");
 }
 
 TEST(TableScan, RefusesWhatIsNoFiniteNumberInANumberColumn) {
-  expect_refused("a,b\n1,2\n3,four\n", "row 2, column 'b' holds numbers, and 'four' is not a number");
-  expect_refused("a\n1\n1.5x\n", "'1.5x' is not a number");
-  expect_refused("a\n1\n0x10\n", "'0x10' is not a number");
-  expect_refused("a\n1\n+-1\n", "'+-1' is not a number");
+  expect_csv_refused("a,b\n1,2\n3,four\n", "row 2, column 'b' holds numbers, and 'four' is not a number");
+  expect_csv_refused("a\n1\n1.5x\n", "'1.5x' is not a number");
+  expect_csv_refused("a\n1\n0x10\n", "'0x10' is not a number");
+  expect_csv_refused("a\n1\n+-1\n", "'+-1' is not a number");
   for (const char* text : {"nan", "NaN", "inf", "-Infinity", "1e999"}) {
-    expect_refused(std::string("a\n1\n") + text + "\n", "is not a finite number");
-    expect_refused(std::string("a\n") + text + "\n", "row 1, column 'a' holds numbers");
+    expect_csv_refused(std::string("a\n1\n") + text + "\n", "is not a finite number");
+    expect_csv_refused(std::string("a\n") + text + "\n", "row 1, column 'a' holds numbers");
   }
-  expect_refused("a\n1e39\n", "outside the range of f32");
+  expect_csv_refused("a\n1e39\n", "outside the range of f32");
 }
 
 TEST(TableScan, TakesNumbersTooSmallToTellFromZero) { EXPECT_EQ(scan("a\n1e-999\n")->at(0).max, 0); }
@@ -91,30 +91,30 @@ TEST(TableScan, RefusesMoreTextsThanCategories) {
   std::string text = "id\n";
   for (std::size_t i = 0; i < kMaxCategories; ++i) text += "n" + std::to_string(i) + "\n";
   EXPECT_EQ(scan(text + "n0\n")->at(0).categories.size(), kMaxCategories);
-  expect_refused(text + "another\n", "row 1001, column 'id' holds more than 1000 different texts");
+  expect_csv_refused(text + "another\n", "row 1001, column 'id' holds more than 1000 different texts");
 }
 
 TEST(TableScan, RefusesBrokenQuotes) {
-  expect_refused("a,b\n1,x\"y\n", "row 1, cell 2: a quote inside an unquoted cell");
-  expect_refused("a\n\"x\"y\n", "row 1, cell 1");
-  expect_refused("a,b\n1,\"open\n2,3\n", "row 1, cell 2: the file ends inside a quoted cell");
+  expect_csv_refused("a,b\n1,x\"y\n", "row 1, cell 2: a quote inside an unquoted cell");
+  expect_csv_refused("a\n\"x\"y\n", "row 1, cell 1");
+  expect_csv_refused("a,b\n1,\"open\n2,3\n", "row 1, cell 2: the file ends inside a quoted cell");
 }
 
-TEST(TableScan, RefusesTextThatIsNotUtf8) { expect_refused("a\nx\xff\n", "row 1, cell 1 is not UTF-8"); }
+TEST(TableScan, RefusesTextThatIsNotUtf8) { expect_csv_refused("a\nx\xff\n", "row 1, cell 1 is not UTF-8"); }
 
 TEST(TableScan, BoundsCellsRowsColumnsAndTexts) {
   const std::string cell(kMaxCsvCellBytes, 'x');
   EXPECT_EQ(scan("a,b\n1,2\n" + cell + "\n").error().code, Code::kInvalidArgument);  // taken, but one cell short
-  expect_refused("a\n\"" + std::string(200 << 20, 'x'), "more than 1048576 bytes", Code::kTooLarge);
-  expect_refused("a\n" + cell + "x\n", "row 1, cell 1 has more than 1048576 bytes", Code::kTooLarge);
+  expect_csv_refused("a\n\"" + std::string(200 << 20, 'x'), "more than 1048576 bytes", Code::kTooLarge);
+  expect_csv_refused("a\n" + cell + "x\n", "row 1, cell 1 has more than 1048576 bytes", Code::kTooLarge);
   std::string row = cell;
   for (int i = 0; i < 8; ++i) row += "," + cell;
-  expect_refused("a\n" + row + "\n", "row 1 has more than 8388608 bytes", Code::kTooLarge);
-  expect_refused(std::string(kMaxCsvColumns, ',') + "\n", "more than 10000 cells", Code::kTooLarge);
+  expect_csv_refused("a\n" + row + "\n", "row 1 has more than 8388608 bytes", Code::kTooLarge);
+  expect_csv_refused(std::string(kMaxCsvColumns, ',') + "\n", "more than 10000 cells", Code::kTooLarge);
 
   std::string texts = "a\n";
   for (int i = 0; i < 3; ++i) texts += std::string(400'000, static_cast<char>('p' + i)) + "\n";
-  expect_refused(texts, "row 3, column 'a' brings the column names and different texts", Code::kTooLarge);
+  expect_csv_refused(texts, "row 3, column 'a' brings the column names and different texts", Code::kTooLarge);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace {
 
 using testing::HasSubstr;
 
-void expect_refused(std::span<const std::byte> file, std::string_view part) {
+void expect_idx_refused(std::span<const std::byte> file, std::string_view part) {
   const auto parsed = parse_idx(file);
   ASSERT_FALSE(parsed);
   EXPECT_EQ(parsed.error().code, Code::kInvalidArgument);
@@ -33,32 +33,32 @@ TEST(Idx, KnowsEveryElementType) {
     ASSERT_TRUE(header) << type;
     EXPECT_EQ(header->payload_bytes, 3 * bytes);
   }
-  expect_refused(idx(0x0A, {1}, {0}), "element type 0x0a");
+  expect_idx_refused(idx(0x0A, {1}, {0}), "element type 0x0a");
 }
 
 TEST(Idx, RefusesWhatIsNotIdx) {
-  expect_refused({}, "0 bytes came");
-  expect_refused(bytes_of("\x89PNG...."), "not an IDX file");
-  expect_refused(idx(0x08, {}, {}), "0 dimensions");
-  expect_refused(idx(0x08, {1, 1, 1, 1, 1, 1, 1, 1, 1}, {0}), "9 dimensions");
+  expect_idx_refused({}, "0 bytes came");
+  expect_idx_refused(bytes_of("\x89PNG...."), "not an IDX file");
+  expect_idx_refused(idx(0x08, {}, {}), "0 dimensions");
+  expect_idx_refused(idx(0x08, {1, 1, 1, 1, 1, 1, 1, 1, 1}, {0}), "9 dimensions");
 }
 
 TEST(Idx, RefusesAHeaderCutOff) {
   const Bytes file = idx(0x08, {2, 2}, {1, 2, 3, 4});
-  expect_refused(std::span(file).first(3), "3 bytes came");
-  expect_refused(std::span(file).first(11), "11 bytes came, it has 12");
+  expect_idx_refused(std::span(file).first(3), "3 bytes came");
+  expect_idx_refused(std::span(file).first(11), "11 bytes came, it has 12");
 }
 
 TEST(Idx, RefusesAPayloadOfAnotherSize) {
-  expect_refused(idx(0x08, {2, 28, 28}, {1, 2, 3}), "announces 2x28x28 = 1568 bytes, 3 came");
-  expect_refused(idx(0x08, {2}, {1, 2, 3}), "announces 2 = 2 bytes, 3 came");
-  expect_refused(idx(0x0C, {2}, {1, 2, 3}), "announces 2 of 4 bytes each = 8 bytes, 3 came");
+  expect_idx_refused(idx(0x08, {2, 28, 28}, {1, 2, 3}), "announces 2x28x28 = 1568 bytes, 3 came");
+  expect_idx_refused(idx(0x08, {2}, {1, 2, 3}), "announces 2 = 2 bytes, 3 came");
+  expect_idx_refused(idx(0x0C, {2}, {1, 2, 3}), "announces 2 of 4 bytes each = 8 bytes, 3 came");
 }
 
 TEST(Idx, RefusesSizesThatOverflow) {
   constexpr std::uint32_t kMax = 0xFFFFFFFF;
-  expect_refused(idx(0x08, {kMax, kMax}, {}), "which no file can hold");
-  expect_refused(idx(0x0E, {kMax, kMax, kMax}, {}), "which no file can hold");
+  expect_idx_refused(idx(0x08, {kMax, kMax}, {}), "which no file can hold");
+  expect_idx_refused(idx(0x0E, {kMax, kMax, kMax}, {}), "which no file can hold");
   EXPECT_EQ(parse_idx_header(idx(0x08, {kMax, 0, kMax, kMax}, {}))->payload_bytes, 0U);
 }
 

@@ -49,7 +49,7 @@ std::vector<File> digits() {
           {"t10k-labels-idx1-ubyte", idx(8, {1}, {6})}};
 }
 
-void expect_refused(const std::vector<File>& files, std::string_view part, Code code = Code::kInvalidArgument) {
+void expect_upload_refused(const std::vector<File>& files, std::string_view part, Code code = Code::kInvalidArgument) {
   const auto dataset = inspect_files(files);
   ASSERT_FALSE(dataset);
   EXPECT_EQ(dataset.error().code, code);
@@ -103,54 +103,54 @@ TEST(Inspect, TakesTheTrainFilesAlone) {
 TEST(Inspect, RefusesAMissingFile) {
   auto files = digits();
   files.erase(files.begin());
-  expect_refused(files, "train-images-idx3-ubyte is missing");
+  expect_upload_refused(files, "train-images-idx3-ubyte is missing");
   files = digits();
   files.pop_back();
-  expect_refused(files, "t10k-labels-idx1-ubyte is missing, t10k-images-idx3-ubyte came");
+  expect_upload_refused(files, "t10k-labels-idx1-ubyte is missing, t10k-images-idx3-ubyte came");
   files = digits();
   files.erase(files.begin() + 2);
-  expect_refused(files, "t10k-images-idx3-ubyte is missing, t10k-labels-idx1-ubyte came");
-  expect_refused({}, "no files");
+  expect_upload_refused(files, "t10k-images-idx3-ubyte is missing, t10k-labels-idx1-ubyte came");
+  expect_upload_refused({}, "no files");
 }
 
 TEST(Inspect, RefusesUnknownAndRepeatedFiles) {
   auto files = digits();
   files.push_back({"notes.txt", {}});
-  expect_refused(files, "notes.txt: not a file of an IDX data set");
+  expect_upload_refused(files, "notes.txt: not a file of an IDX data set");
   files.back() = {"x/train-labels.idx1-ubyte", {}};
-  expect_refused(files, "x/train-labels.idx1-ubyte: train-labels-idx1-ubyte came twice");
+  expect_upload_refused(files, "x/train-labels.idx1-ubyte: train-labels-idx1-ubyte came twice");
 }
 
 TEST(Inspect, RefusesFilesThatContradictEachOther) {
   auto files = digits();
   files[1].bytes = idx(8, {3}, {0, 1, 2});
-  expect_refused(files, "holds 2 images, train-labels-idx1-ubyte 3 labels");
+  expect_upload_refused(files, "holds 2 images, train-labels-idx1-ubyte 3 labels");
   files = digits();
   files[3].bytes = idx(8, {2}, {0, 1});
-  expect_refused(files, "t10k-images-idx3-ubyte holds 1 images");
+  expect_upload_refused(files, "t10k-images-idx3-ubyte holds 1 images");
   files = digits();
   files[2].bytes = idx(8, {1, 1, 4}, {9, 9, 9, 9});
-  expect_refused(files, "holds images of 1x4, train-images-idx3-ubyte of 2x2");
+  expect_upload_refused(files, "holds images of 1x4, train-images-idx3-ubyte of 2x2");
 }
 
 TEST(Inspect, RefusesDamagedIdx) {
   auto files = digits();
   files[0].bytes.pop_back();
-  expect_refused(files, "train-images-idx3-ubyte: announces 2x2x2 = 8 bytes, 7 came");
+  expect_upload_refused(files, "train-images-idx3-ubyte: announces 2x2x2 = 8 bytes, 7 came");
   files[0].bytes.resize(10);
-  expect_refused(files, "train-images-idx3-ubyte: cut off inside the IDX header");
+  expect_upload_refused(files, "train-images-idx3-ubyte: cut off inside the IDX header");
   files[0].bytes.clear();
-  expect_refused(files, "train-images-idx3-ubyte: not an IDX file: 0 bytes came");
+  expect_upload_refused(files, "train-images-idx3-ubyte: not an IDX file: 0 bytes came");
   files[0].bytes = bytes_of("<html>not found</html>");
-  expect_refused(files, "train-images-idx3-ubyte: not an IDX file");
+  expect_upload_refused(files, "train-images-idx3-ubyte: not an IDX file");
   files[0].bytes = idx(8, {2, 2, 2, 1}, {1, 2, 3, 4, 5, 6, 7, 8});
-  expect_refused(files, "an IDX file of 4 dimensions, wanted 3");
+  expect_upload_refused(files, "an IDX file of 4 dimensions, wanted 3");
   files[0].bytes = idx(8, {2, 4}, {1, 2, 3, 4, 5, 6, 7, 8});
-  expect_refused(files, "an IDX file of 2 dimensions, wanted 3");
+  expect_upload_refused(files, "an IDX file of 2 dimensions, wanted 3");
   files[0].bytes = idx(8, {2, 0, 2}, {});
-  expect_refused(files, "announces no data");
+  expect_upload_refused(files, "announces no data");
   files[0].bytes = idx(0x09, {2, 2, 2}, {1, 2, 3, 4, 5, 6, 7, 8});
-  expect_refused(files, "holds i8, wanted u8", Code::kUnsupported);
+  expect_upload_refused(files, "holds i8, wanted u8", Code::kUnsupported);
 }
 
 TEST(Inspect, DescribesATable) {
@@ -169,8 +169,8 @@ TEST(Inspect, DescribesATable) {
 }
 
 TEST(Inspect, NamesTheFileOfABrokenTable) {
-  expect_refused({{"x/houses.csv", bytes_of("a\n1\nb\n")}}, "x/houses.csv: row 2, column 'a'");
-  expect_refused({{"a.csv", {}}, {"b.csv", {}}}, "2 files came, 2 of them .csv");
+  expect_upload_refused({{"x/houses.csv", bytes_of("a\n1\nb\n")}}, "x/houses.csv: row 2, column 'a'");
+  expect_upload_refused({{"a.csv", {}}, {"b.csv", {}}}, "2 files came, 2 of them .csv");
 }
 
 TEST(Inspect, PassesOnTheReadersError) {

@@ -8,7 +8,7 @@ namespace {
 using namespace std::chrono_literals;
 using testing::HasSubstr;
 using testing::IsEmpty;
-constexpr LoadRounds::TimePoint kStart{};
+constexpr LoadRounds::TimePoint kRoundStart{};
 constexpr LoadRounds::RoundId kRound{7};
 
 struct LoadRoundsTest : testing::Test {
@@ -17,11 +17,11 @@ struct LoadRoundsTest : testing::Test {
 
   void join(const Peer& peer, msg::Role role = msg::Role::kInferencer, bool draining = false) {
     ASSERT_TRUE(workers.on_hello(peer, {.release = "r", .role = role, .worker_id = WorkerId("id-" + peer), .host = "h"},
-                                 kStart));
-    ASSERT_TRUE(workers.on_heartbeat(peer, {.credits = 1, .loaded = {}, .draining = draining}, kStart));
+                                 kRoundStart));
+    ASSERT_TRUE(workers.on_heartbeat(peer, {.credits = 1, .loaded = {}, .draining = draining}, kRoundStart));
   }
   std::vector<LoadRounds::Question> begin(const std::vector<msg::VersionKey>& versions = {{"m", 1}}) {
-    return rounds.begin(kRound, workers, versions, kStart + 5s);
+    return rounds.begin(kRound, workers, versions, kRoundStart + 5s);
   }
 };
 
@@ -70,9 +70,9 @@ TEST_F(LoadRoundsTest, ALostInferencerAndTheDeadlineEndIt) {
   join("b");
   const auto asked = begin();
   rounds.on_peer_lost("b");
-  rounds.on_tick(kStart + 5s - 1ms);
+  rounds.on_tick(kRoundStart + 5s - 1ms);
   EXPECT_THAT(rounds.take_ended(), IsEmpty());
-  rounds.on_tick(kStart + 5s);
+  rounds.on_tick(kRoundStart + 5s);
   const auto ended = rounds.take_ended();
   ASSERT_EQ(ended.size(), 1U);
   EXPECT_EQ(ended[0].outcomes.at(0).loaded.error().code, Code::kDeadlineExceeded);

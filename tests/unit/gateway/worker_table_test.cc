@@ -6,7 +6,7 @@ namespace slipway::gateway {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr WorkerTable::TimePoint kStart{};
+constexpr WorkerTable::TimePoint kHelloTime{};
 const msg::VersionKey kVersion{.model = "m", .version = 1};
 
 msg::Hello hello(const char* id, msg::Role role = msg::Role::kInferencer, const char* release = "r1") {
@@ -15,7 +15,7 @@ msg::Hello hello(const char* id, msg::Role role = msg::Role::kInferencer, const 
 
 TEST(WorkerTable, RefusesAnotherReleaseAndNamesBoth) {
   WorkerTable table("r1");
-  const auto refused = table.on_hello("p", hello("w", msg::Role::kTrainer, "r2"), kStart);
+  const auto refused = table.on_hello("p", hello("w", msg::Role::kTrainer, "r2"), kHelloTime);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::kConflict);
   EXPECT_THAT(refused.error().message, testing::AllOf(testing::HasSubstr("'r1'"), testing::HasSubstr("'r2'")));
@@ -24,31 +24,31 @@ TEST(WorkerTable, RefusesAnotherReleaseAndNamesBoth) {
 
 TEST(WorkerTable, DoesNotKnowAHeartbeatBeforeItsHello) {
   WorkerTable table("r1");
-  EXPECT_FALSE(table.on_heartbeat("p", {.credits = 1, .loaded = {}, .draining = false}, kStart));
+  EXPECT_FALSE(table.on_heartbeat("p", {.credits = 1, .loaded = {}, .draining = false}, kHelloTime));
 }
 
 TEST(WorkerTable, AHelloAgainReplacesNobody) {
   WorkerTable table("r1");
-  ASSERT_TRUE(table.on_hello("p", hello("w"), kStart));
-  EXPECT_TRUE(table.on_hello("p", hello("w"), kStart)->empty());
+  ASSERT_TRUE(table.on_hello("p", hello("w"), kHelloTime));
+  EXPECT_TRUE(table.on_hello("p", hello("w"), kHelloTime)->empty());
 }
 
 TEST(WorkerTable, ARestartReplacesTheOldPeer) {
   WorkerTable table("r1");
-  ASSERT_TRUE(table.on_hello("p", hello("w"), kStart));
-  EXPECT_THAT(*table.on_hello("q", hello("w"), kStart), testing::ElementsAre("p"));
-  EXPECT_THAT(*table.on_hello("q", hello("v"), kStart), testing::ElementsAre("q"));
+  ASSERT_TRUE(table.on_hello("p", hello("w"), kHelloTime));
+  EXPECT_THAT(*table.on_hello("q", hello("w"), kHelloTime), testing::ElementsAre("p"));
+  EXPECT_THAT(*table.on_hello("q", hello("v"), kHelloTime), testing::ElementsAre("q"));
   EXPECT_EQ(table.count(msg::Role::kInferencer), 1);
 }
 
 TEST(WorkerTable, PrefersTheLoadedThenTheLeastBusy) {
   WorkerTable table("r1");
-  for (const char* peer : {"a", "b", "c"}) ASSERT_TRUE(table.on_hello(peer, hello(peer), kStart));
+  for (const char* peer : {"a", "b", "c"}) ASSERT_TRUE(table.on_hello(peer, hello(peer), kHelloTime));
   EXPECT_EQ(table.pick_inferencer(kVersion), std::nullopt) << "no credit yet";
-  EXPECT_TRUE(table.on_heartbeat("a", {.credits = 2, .loaded = {}, .draining = false}, kStart));
+  EXPECT_TRUE(table.on_heartbeat("a", {.credits = 2, .loaded = {}, .draining = false}, kHelloTime));
   EXPECT_EQ(table.pick_inferencer(kVersion), "a");
-  EXPECT_TRUE(table.on_heartbeat("b", {.credits = 2, .loaded = {kVersion}, .draining = false}, kStart));
-  EXPECT_TRUE(table.on_heartbeat("c", {.credits = 2, .loaded = {kVersion}, .draining = false}, kStart));
+  EXPECT_TRUE(table.on_heartbeat("b", {.credits = 2, .loaded = {kVersion}, .draining = false}, kHelloTime));
+  EXPECT_TRUE(table.on_heartbeat("c", {.credits = 2, .loaded = {kVersion}, .draining = false}, kHelloTime));
   table.take("b", 10);
   EXPECT_EQ(table.pick_inferencer(kVersion), "c");
   table.take("c", 5);
@@ -56,22 +56,22 @@ TEST(WorkerTable, PrefersTheLoadedThenTheLeastBusy) {
   table.take("c", 5);
   EXPECT_EQ(table.pick_inferencer(kVersion), "b") << "c has no credit left";
   EXPECT_EQ(table.pick_inferencer(kVersion, "b"), "a") << "b is to be avoided";
-  EXPECT_TRUE(table.on_heartbeat("b", {.credits = 2, .loaded = {kVersion}, .draining = true}, kStart));
+  EXPECT_TRUE(table.on_heartbeat("b", {.credits = 2, .loaded = {kVersion}, .draining = true}, kHelloTime));
   EXPECT_EQ(table.pick_inferencer(kVersion), "a") << "b drains";
 }
 
 TEST(WorkerTable, RemovesTheSilentAfterFiveSeconds) {
   WorkerTable table("r1");
-  ASSERT_TRUE(table.on_hello("p", hello("w"), kStart));
-  EXPECT_TRUE(table.remove_silent(kStart + 4999ms).empty());
-  EXPECT_THAT(table.remove_silent(kStart + 5s), testing::ElementsAre("p"));
+  ASSERT_TRUE(table.on_hello("p", hello("w"), kHelloTime));
+  EXPECT_TRUE(table.remove_silent(kHelloTime + 4999ms).empty());
+  EXPECT_THAT(table.remove_silent(kHelloTime + 5s), testing::ElementsAre("p"));
   EXPECT_EQ(table.find("p"), nullptr);
 }
 
 TEST(WorkerTable, ATrainerIsNoInferencer) {
   WorkerTable table("r1");
-  ASSERT_TRUE(table.on_hello("t", hello("t", msg::Role::kTrainer), kStart));
-  EXPECT_TRUE(table.on_heartbeat("t", {.credits = 1, .loaded = {}, .draining = false}, kStart));
+  ASSERT_TRUE(table.on_hello("t", hello("t", msg::Role::kTrainer), kHelloTime));
+  EXPECT_TRUE(table.on_heartbeat("t", {.credits = 1, .loaded = {}, .draining = false}, kHelloTime));
   EXPECT_EQ(table.pick_inferencer(std::nullopt), std::nullopt);
   EXPECT_THAT(table.idle_trainers(), testing::ElementsAre("t"));
   table.use_up("t");

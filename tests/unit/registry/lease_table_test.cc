@@ -10,7 +10,7 @@ using testing::SizeIs;
 
 constexpr LeaseTable::TimePoint kStart{};
 const JobId kJob("job-1");
-const WorkerId kWorker("w1");
+const WorkerId kHolder("w1");
 
 Lease lease(std::uint64_t epoch, const std::string& holder = "w1") {
   return {.job = kJob, .epoch = epoch, .holder = WorkerId(holder)};
@@ -23,7 +23,7 @@ TEST(LeaseTable, EndsALeaseAfterItsDurationAndNotBefore) {
   const auto expired = table.take_expired(kStart + 1000ms);
   ASSERT_THAT(expired, SizeIs(1));
   EXPECT_EQ(expired[0].epoch, 1U);
-  EXPECT_EQ(expired[0].holder, kWorker);
+  EXPECT_EQ(expired[0].holder, kHolder);
   EXPECT_EQ(table.size(), 0U);
 }
 

@@ -8,11 +8,11 @@
 namespace slipway::trainer {
 namespace {
 
-using K = keras::Optimizer::Kind;
+using Kind = keras::Optimizer::Kind;
 
 keras::Optimizer sgd(double momentum) {
   keras::Optimizer s;
-  s.kind = K::kSgd;
+  s.kind = Kind::kSgd;
   s.learning_rate = 0.1;
   s.momentum = momentum;
   return s;
@@ -28,7 +28,7 @@ keras::Optimizer adam() {
 }
 keras::Optimizer rmsprop() {
   keras::Optimizer s;
-  s.kind = K::kRmsprop;
+  s.kind = Kind::kRmsprop;
   s.learning_rate = 0.1;
   return s;
 }
@@ -86,7 +86,7 @@ TEST(Optimizers, AdamAmsgrad) {
 }
 
 TEST(Optimizers, AdamW) {
-  expect_sequence(with(adam(), [](auto& s) { s.kind = K::kAdamW, s.weight_decay = 0.1; }), true,
+  expect_sequence(with(adam(), [](auto& s) { s.kind = Kind::kAdamW, s.weight_decay = 0.1; }), true,
                   {0.4669327f, 0.66338f, 0.2851352f, -0.4056188f, 0.6750499f, -0.5401068f});
 }
 

@@ -164,7 +164,7 @@ keras::JobSpec stateful_job(const keras::Optimizer& optimizer) {
   return spec;
 }
 
-TrainingData images() {
+TrainingData wavy_images() {
   TrainingData data;
   data.x = waves({131, 5, 5, 1}, 100, 0.37).add(128).to(torch::kUInt8);
   data.y = waves({131}, 100, 1.3).abs().to(torch::kInt64).remainder(4);
@@ -202,7 +202,7 @@ TEST_P(Resuming, EndsInTheSameWeightsBitForBit) {
   all[7].centered = true;
   all[7].epsilon = 1e-3;
   const auto spec = stateful_job(all[static_cast<std::size_t>(GetParam())]);
-  const auto data = images();
+  const auto data = wavy_images();
 
   auto whole = started(spec, data);
   ASSERT_EQ(whole->run({}).kind, Ending::Kind::kFinished);
@@ -233,9 +233,9 @@ INSTANTIATE_TEST_SUITE_P(EveryOptimizer, Resuming, testing::Range(0, 8));
 
 TEST(Training, ASnapshotTakenOnTheWayChangesNothing) {
   const auto spec = stateful_job({});
-  auto whole = started(spec, images());
+  auto whole = started(spec, wavy_images());
   (void)whole->run({});
-  auto watched = started(spec, images());
+  auto watched = started(spec, wavy_images());
   Snapshot last;
   Observer observer;
   observer.keep_going = [&] {
@@ -244,7 +244,7 @@ TEST(Training, ASnapshotTakenOnTheWayChangesNothing) {
   };
   (void)watched->run(observer);
   expect_same_weights(*whole, *watched);
-  auto resumed = Training::resume(spec, images(), through_bytes(last), "job");
+  auto resumed = Training::resume(spec, wavy_images(), through_bytes(last), "job");
   ASSERT_TRUE(resumed) << resumed.error().message;
   (void)(*resumed)->run({});
   expect_same_weights(*whole, **resumed);
@@ -252,27 +252,27 @@ TEST(Training, ASnapshotTakenOnTheWayChangesNothing) {
 
 TEST(Training, ASnapshotOfAnotherJobIsRefused) {
   const auto spec = stateful_job({});
-  auto training = started(spec, images());
+  auto training = started(spec, wavy_images());
   const auto snapshot = training->snapshot();
-  EXPECT_EQ(Training::resume(spec, images(), snapshot, "another").error().code, Code::kDataLoss);
+  EXPECT_EQ(Training::resume(spec, wavy_images(), snapshot, "another").error().code, Code::kDataLoss);
   auto without = snapshot;
   without.tensors.pop_back();
-  EXPECT_EQ(Training::resume(spec, images(), without, "job").error().code, Code::kDataLoss);
+  EXPECT_EQ(Training::resume(spec, wavy_images(), without, "job").error().code, Code::kDataLoss);
   auto reshaped = snapshot;
   reshaped.tensors[0].second = torch::zeros({1});
-  EXPECT_EQ(Training::resume(spec, images(), reshaped, "job").error().code, Code::kDataLoss);
+  EXPECT_EQ(Training::resume(spec, wavy_images(), reshaped, "job").error().code, Code::kDataLoss);
 }
 
 TEST(Training, DependsOnTheSeedOnly) {
   auto spec = stateful_job({});
-  auto a = started(spec, images());
-  auto b = started(spec, images());
+  auto a = started(spec, wavy_images());
+  auto b = started(spec, wavy_images());
   (void)a->run({});
   torch::manual_seed(99);
   (void)b->run({});
   expect_same_weights(*a, *b);
   spec.seed = 8;
-  auto c = started(spec, images());
+  auto c = started(spec, wavy_images());
   (void)c->run({});
   EXPECT_FALSE(a->network().all[0].second.equal(c->network().all[0].second));
 }
@@ -389,7 +389,7 @@ TEST(Training, TheSignatureNamesWhatTheModelTakesAndGives) {
 }
 
 TEST(Training, PythonOpensTheSavedModuleAndAnswersTheSame) {
-  auto training = started(stateful_job({}), images());
+  auto training = started(stateful_job({}), wavy_images());
   (void)training->run({});
   const auto archive = training->save_module();
   const auto path = std::filesystem::temp_directory_path() / ("slipway-module-" + random_hex() + ".pt");

@@ -35,7 +35,7 @@ T record_of(std::string_view hex) {
   return read.value_or(T{});
 }
 
-Digest digest_of(int value) {
+Digest digest_filled_with(int value) {
   Digest digest;
   digest.bytes.fill(static_cast<std::uint8_t>(value));
   return digest;
@@ -53,17 +53,18 @@ Version a_version() {
   Version version;
   version.model = "fashion";
   version.number = 9;
-  version.files = {{.name = "model.pt", .size_bytes = 5, .digest = digest_of(2), .chunks = {digest_of(2)}}};
+  version.files = {
+      {.name = "model.pt", .size_bytes = 5, .digest = digest_filled_with(2), .chunks = {digest_filled_with(2)}}};
   version.signature.inputs = {{.name = "x", .dtype = DType::kF32, .shape = {-1, 4}}};
   return version;
 }
 
-Job a_job() {
+Job an_earlier_job() {
   Job job;
   job.id = JobId("job-7");
   job.state = JobState::kRetrying;
   job.document = "{}";
-  job.spec_digest = digest_of(1);
+  job.spec_digest = digest_filled_with(1);
   job.model = "fashion";
   job.dataset = "mnist";
   job.dataset_version = 3;
@@ -113,7 +114,7 @@ TEST(EarlierRelease, ItsMessagesAreRead) {
 }
 
 TEST(EarlierRelease, ItsRecordsAreRead) {
-  EXPECT_EQ(record_of<Job>(earlier::kJob), a_job());
+  EXPECT_EQ(record_of<Job>(earlier::kJob), an_earlier_job());
   EXPECT_EQ(record_of<Lease>(earlier::kLease), a_lease());
   EXPECT_EQ(record_of<Version>(earlier::kVersion), a_version());
 }

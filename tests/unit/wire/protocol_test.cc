@@ -180,9 +180,9 @@ TEST(Protocol, WithoutACommonOneTheAskerHearsBothRanges) {
 }
 
 // A gateway of another release, as far as a worker sees it.
-class Gateway {
+class GatewayThatSpeaks {
  public:
-  explicit Gateway(ProtocolRange range) : bus_(speaking(range)) {
+  explicit GatewayThatSpeaks(ProtocolRange range) : bus_(speaking(range)) {
     auto bound = bus_.bind_router("127.0.0.1:0", [this](const Incoming& incoming) {
       const auto& envelope = incoming.message.envelope;
       if (std::holds_alternative<msg::Hello>(envelope.body))
@@ -213,10 +213,10 @@ class Gateway {
 };
 
 TEST(Protocol, OfAWorkerIsAnotherOneWithEachGateway) {
-  Gateway older({1, 1});
-  Gateway same({1, 2});
-  Gateway later({2, 3});
-  Gateway foreign({8, 9});
+  GatewayThatSpeaks older({1, 1});
+  GatewayThatSpeaks same({1, 2});
+  GatewayThatSpeaks later({2, 3});
+  GatewayThatSpeaks foreign({8, 9});
   Bus bus(speaking({1, 2}));
   const WorkerLink link(
       bus, {.release = "r", .role = msg::Role::kInferencer, .worker_id = WorkerId("w"), .host = "h"},
