@@ -59,6 +59,8 @@ def test_without_inferencers_the_api_stays_and_predictions_are_refused(small):
     pods = Pods(small)
     small.upgrade("inferencer.replicaCount=0")
     assert pods.changed() == {"inferencer"} and replicas(small, "inferencer") == 0
+    # Those that were asked to go answer while they can.
+    wait_for(lambda: not small.list("pods", "app.kubernetes.io/component=inferencer"), 120, "the end of the pods")
     answer = small.request("POST", "/v1/models/helm-test:predict", json={"instances": [[3]]})
     assert answer.status_code == 503 and "Retry-After" in answer.headers, answer.text
     assert small.api("/models/helm-test")["name"] == "helm-test"
