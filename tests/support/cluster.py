@@ -32,6 +32,19 @@ def wait_for(condition, seconds=60.0, what="the condition", every=0.02):
         time.sleep(every)
 
 
+def send_signal(pid, number):
+    """After SIGSTOP, all of the process stands still: where every core is busy its threads run for a while longer."""
+    os.kill(pid, number)
+    if number == signal.SIGSTOP:
+        wait_for(lambda: set(thread_states(pid)) <= {"T"}, 30, "the process being stopped")
+
+
+def thread_states(pid):
+    for file in pathlib.Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            yield file.read_text().rpartition(")")[2].split()[0]
+
+
 class Api:
     """A gateway's HTTP API; `url` says where it is, `http` is the session."""
 
@@ -159,7 +172,7 @@ class Cluster(Api):
     def kill(self, role, signal_number=signal.SIGKILL):
         """Kills the first of that role; returns its process id."""
         pid = self.service(role)["pid"]
-        os.kill(pid, signal_number)
+        send_signal(pid, signal_number)
         return pid
 
     def wait_restarted(self, role, old_pid, seconds=60):

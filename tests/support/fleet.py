@@ -17,7 +17,7 @@ import time
 
 import requests
 
-from cluster import BIN, SANITIZER, Api, wait_for
+from cluster import BIN, SANITIZER, Api, send_signal, wait_for
 
 NAMES_LIBRARY = pathlib.Path(BIN).parent / "lib" / "libslipway_names.so"
 
@@ -95,7 +95,7 @@ class Service(Api):
         return self.log_path.read_text(errors="replace")
 
     def signal(self, number):
-        self.process.send_signal(number)
+        send_signal(self.process.pid, number)
 
     def kill(self):
         self.process.kill()
