@@ -216,9 +216,15 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     }
   }
 
-  void lost(const Peer& peer, std::string_view why) {
-    spdlog::warn("worker lost reason={}", log_value(why));
-    metrics().workers_lost.Increment();
+  void removed(const WorkerTable::Removed& one, std::string_view why) {
+    const auto& [peer, worker] = one;
+    if (worker.has_left()) {
+      spdlog::info("worker left worker={}", log_value(worker.id.text()));
+    } else {
+      spdlog::warn("worker lost worker={} host={} reason={}", log_value(worker.id.text()), log_value(worker.host),
+                   log_value(why));
+      metrics().workers_lost.Increment();
+    }
     InferenceRouter::Actions routed;
     router.on_peer_lost(peer, Clock::now(), routed);
     run(std::move(routed));
@@ -260,7 +266,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     const bool known = workers.find(peer) != nullptr;
     const auto replaced = workers.on_hello(peer, hello, Clock::now());
     if (!replaced) return refuse(peer, correlation, hello, replaced.error());
-    for (const Peer& old : *replaced) lost(old, "replaced by a new start");
+    for (const WorkerTable::Removed& old : *replaced) removed(old, "replaced by a new start");
     if (!known) {
       spdlog::info("worker joined worker={} host={} role={}", log_value(hello.worker_id.text()), log_value(hello.host),
                    hello.role == msg::Role::kTrainer ? "trainer" : "inferencer");
@@ -359,9 +365,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
 
   void drop_unreachable() {
     for (const Peer& peer : std::exchange(unreachable, {})) {
-      if (workers.find(peer) == nullptr) continue;
-      workers.remove(peer);
-      lost(peer, "its connection is gone");
+      if (const auto one = workers.remove(peer)) removed(*one, "its connection is gone");
     }
   }
 
@@ -369,7 +373,7 @@ struct WorkerHub::State : std::enable_shared_from_this<WorkerHub::State> {
     if (closed) return;
     drop_unreachable();
     knock(now);
-    for (const Peer& peer : workers.remove_silent(now)) lost(peer, "no heartbeat for 5 s");
+    for (const WorkerTable::Removed& one : workers.remove_silent(now)) removed(one, "no heartbeat for 5 s");
     count_workers();
     InferenceRouter::Actions routed;
     router.on_tick(now, routed);

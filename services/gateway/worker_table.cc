@@ -6,7 +6,8 @@
 
 namespace slipway::gateway {
 
-Result<std::vector<Peer>> WorkerTable::on_hello(const Peer& peer, const msg::Hello& hello, TimePoint now) {
+Result<std::vector<WorkerTable::Removed>> WorkerTable::on_hello(const Peer& peer, const msg::Hello& hello,
+                                                                TimePoint now) {
   if (hello.release != release_) {
     return fail(Code::kConflict, std::format("worker {} on {} is of release '{}', this gateway of '{}': refused",
                                              hello.worker_id.text(), hello.host, hello.release, release_));
@@ -15,12 +16,12 @@ Result<std::vector<Peer>> WorkerTable::on_hello(const Peer& peer, const msg::Hel
     return fail(Code::kUnsupported, std::format("worker {} on {} has role {}, which this release does not know",
                                                 hello.worker_id.text(), hello.host, std::to_underlying(hello.role)));
   }
-  std::vector<Peer> replaced;
+  std::vector<Removed> replaced;
   for (auto at = workers_.begin(); at != workers_.end();) {
     const bool same_peer = at->first == peer;
     const bool same_worker = at->second.id == hello.worker_id;
     if (same_peer != same_worker) {
-      replaced.push_back(at->first);
+      replaced.push_back({.peer = at->first, .worker = at->second});
       at = workers_.erase(at);
     } else {
       ++at;
@@ -45,17 +46,21 @@ bool WorkerTable::on_heartbeat(const Peer& peer, const msg::Heartbeat& heartbeat
   return true;
 }
 
-std::vector<Peer> WorkerTable::remove_silent(TimePoint now) {
-  std::vector<Peer> silent;
+std::vector<WorkerTable::Removed> WorkerTable::remove_silent(TimePoint now) {
+  std::vector<Removed> silent;
   std::erase_if(workers_, [&](const auto& entry) {
     const bool dead = now - entry.second.heard >= kDeadAfter;
-    if (dead) silent.push_back(entry.first);
+    if (dead) silent.push_back({.peer = entry.first, .worker = entry.second});
     return dead;
   });
   return silent;
 }
 
-void WorkerTable::remove(const Peer& peer) { workers_.erase(peer); }
+std::optional<WorkerTable::Removed> WorkerTable::remove(const Peer& peer) {
+  auto node = workers_.extract(peer);
+  if (!node) return std::nullopt;
+  return Removed{.peer = std::move(node.key()), .worker = std::move(node.mapped())};
+}
 
 std::vector<Peer> WorkerTable::busy() const {
   std::vector<Peer> peers;

@@ -34,21 +34,27 @@ class WorkerTable {
     std::set<msg::VersionKey> loaded;
     TimePoint heard{};
     [[nodiscard]] bool has_credit() const { return !draining && outstanding < credits; }
+    // Had said that it goes, and owed nothing: it is not lost.
+    [[nodiscard]] bool has_left() const { return draining && outstanding == 0; }
+  };
+  struct Removed {
+    Peer peer;
+    Worker worker;
   };
 
   explicit WorkerTable(std::string release) : release_(std::move(release)) {}
 
-  // Takes a worker in. Returns the peers it replaces: the same process under another routing id, or another process
-  // under the same one; what they had is lost. Errors: kConflict (another release), kUnsupported (a role that this
-  // release does not know).
-  [[nodiscard]] Result<std::vector<Peer>> on_hello(const Peer& peer, const msg::Hello& hello, TimePoint now);
+  // Takes a worker in. Returns those it replaces: the same process under another routing id, or another process under
+  // the same one; what they had is lost. Errors: kConflict (another release), kUnsupported (a role that this release
+  // does not know).
+  [[nodiscard]] Result<std::vector<Removed>> on_hello(const Peer& peer, const msg::Hello& hello, TimePoint now);
 
   // False: unknown, answer Rehello.
   [[nodiscard]] bool on_heartbeat(const Peer& peer, const msg::Heartbeat& heartbeat, TimePoint now);
 
   // Removes and returns the workers not heard of for kDeadAfter.
-  [[nodiscard]] std::vector<Peer> remove_silent(TimePoint now);
-  void remove(const Peer& peer);
+  [[nodiscard]] std::vector<Removed> remove_silent(TimePoint now);
+  std::optional<Removed> remove(const Peer& peer);
 
   // Those with something outstanding.
   [[nodiscard]] std::vector<Peer> busy() const;

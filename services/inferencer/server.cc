@@ -167,7 +167,7 @@ struct Server::State {
     const bool leaving = draining;
     return {.credits = leaving ? 0 : options.max_requests,
             .loaded = store ? store->ready() : std::vector<msg::VersionKey>{},
-            .draining = leaving};
+            .draining = leaving && !ending};  // a crash is a loss to its gateways
   }
 
   void on_request(Incoming incoming);

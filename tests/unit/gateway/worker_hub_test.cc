@@ -312,6 +312,24 @@ TEST_F(WorkerHubTest, ALostInferencersRequestGoesToAnotherUnlessTheModelIsLikely
   EXPECT_EQ(failed.error().code, Code::kUnavailable);
 }
 
+TEST_F(WorkerHubTest, OneThatDrainedAndOwesNothingIsNotCountedAsLost) {
+  start();
+  const auto lost_by_a_restart = [&](bool drains) {
+    const double before = metrics().workers_lost.Value();
+    FakeWorker earlier(workers_bus, hub->port());
+    earlier.join();
+    earlier.say(msg::Heartbeat{.credits = 0, .loaded = {}, .draining = drains});
+    earlier.hear<msg::Ok>();
+    FakeWorker later(workers_bus, hub->port());
+    later.join();  // in its place
+    later.say(msg::Heartbeat{.credits = 0, .loaded = {}, .draining = true});
+    later.hear<msg::Ok>();
+    return metrics().workers_lost.Value() - before;
+  };
+  EXPECT_EQ(lost_by_a_restart(true), 0);
+  EXPECT_EQ(lost_by_a_restart(false), 1);
+}
+
 TEST_F(WorkerHubTest, WhatAnInferencerSaysLastIsHeardBeforeItIsGivenUp) {
   start();
   for (int round = 0; round < 5; ++round) {

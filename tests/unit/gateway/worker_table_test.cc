@@ -9,6 +9,8 @@ using namespace std::chrono_literals;
 constexpr WorkerTable::TimePoint kHelloTime{};
 const msg::VersionKey kVersion{.model = "m", .version = 1};
 
+MATCHER_P(Was, peer, "") { return arg.peer == peer; }
+
 msg::Hello hello(const char* id, msg::Role role = msg::Role::kInferencer, const char* release = "r1") {
   return {.release = release, .role = role, .worker_id = WorkerId(id), .host = "h"};
 }
@@ -36,8 +38,8 @@ TEST(WorkerTable, AHelloAgainReplacesNobody) {
 TEST(WorkerTable, ARestartReplacesTheOldPeer) {
   WorkerTable table("r1");
   ASSERT_TRUE(table.on_hello("p", hello("w"), kHelloTime));
-  EXPECT_THAT(*table.on_hello("q", hello("w"), kHelloTime), testing::ElementsAre("p"));
-  EXPECT_THAT(*table.on_hello("q", hello("v"), kHelloTime), testing::ElementsAre("q"));
+  EXPECT_THAT(*table.on_hello("q", hello("w"), kHelloTime), testing::ElementsAre(Was("p")));
+  EXPECT_THAT(*table.on_hello("q", hello("v"), kHelloTime), testing::ElementsAre(Was("q")));
   EXPECT_EQ(table.count(msg::Role::kInferencer), 1);
 }
 
@@ -64,8 +66,21 @@ TEST(WorkerTable, RemovesTheSilentAfterFiveSeconds) {
   WorkerTable table("r1");
   ASSERT_TRUE(table.on_hello("p", hello("w"), kHelloTime));
   EXPECT_TRUE(table.remove_silent(kHelloTime + 4999ms).empty());
-  EXPECT_THAT(table.remove_silent(kHelloTime + 5s), testing::ElementsAre("p"));
+  EXPECT_THAT(table.remove_silent(kHelloTime + 5s), testing::ElementsAre(Was("p")));
   EXPECT_EQ(table.find("p"), nullptr);
+}
+
+TEST(WorkerTable, TellsWhoHasLeftFromWhoIsLost) {
+  WorkerTable table("r1");
+  for (const char* peer : {"serves", "drains", "owes"}) {
+    ASSERT_TRUE(table.on_hello(peer, hello(peer), kHelloTime));
+    ASSERT_TRUE(table.on_heartbeat(peer, {.credits = 1, .loaded = {}, .draining = *peer != 's'}, kHelloTime));
+  }
+  table.take("owes", 1);
+  EXPECT_FALSE(table.remove("serves")->worker.has_left());
+  EXPECT_TRUE(table.remove("drains")->worker.has_left());
+  EXPECT_FALSE(table.remove("owes")->worker.has_left());
+  EXPECT_FALSE(table.remove("owes")) << "already removed";
 }
 
 TEST(WorkerTable, ATrainerIsNoInferencer) {
