@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,10 +12,12 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -190,22 +191,34 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	}
 }
 
-// ask says what was wrong; empty: nothing.
+// ask says what was wrong, and how far it had come; empty: nothing.
 func ask(client *http.Client, url, body string) string {
-	var response *http.Response
-	var err error
-	if body == "" {
-		response, err = client.Get(url)
-	} else {
-		response, err = client.Post(url, "application/json", bytes.NewReader([]byte(body)))
+	var stage atomic.Value // a look-up may outlive the request
+	stage.Store("begun")
+	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
+		DNSStart:             func(httptrace.DNSStartInfo) { stage.Store("asking for the address") },
+		ConnectStart:         func(string, string) { stage.Store("connecting") },
+		GotConn:              func(httptrace.GotConnInfo) { stage.Store("connected") },
+		WroteRequest:         func(httptrace.WroteRequestInfo) { stage.Store("waiting for the answer") },
+		GotFirstResponseByte: func() { stage.Store("reading the answer") },
+	})
+	method := http.MethodGet
+	if body != "" {
+		method = http.MethodPost
 	}
+	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return err.Error()
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Sprint(stage.Load(), ": ", err)
 	}
 	defer response.Body.Close()
 	said, err := io.ReadAll(response.Body)
 	if err != nil {
-		return err.Error()
+		return fmt.Sprint(stage.Load(), ": ", err)
 	}
 	if response.StatusCode != http.StatusOK {
 		return response.Status + " " + string(said)
