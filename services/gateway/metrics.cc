@@ -32,7 +32,8 @@ Metrics::Metrics()
       jobs_offered(
           counter("slipway_gateway_jobs_offered_total", "Offers of waiting jobs that were sent to idle trainers")),
       hangups(counter("slipway_gateway_hangups_total", "Requests given up because the client hung up")),
-      workers_lost(counter("slipway_gateway_workers_lost_total", "Workers that went silent or were replaced without having said that they go")),
+      workers_lost(counter("slipway_gateway_workers_lost_total",
+                           "Workers that went silent or were replaced without having said that they go")),
       handler_failures(counter("slipway_gateway_handler_failures_total", "Handlers that ended in an exception")),
       registry_up(gauge("slipway_gateway_registry_up", "Whether the registry gave a sign of life in the last 5 s")),
       trainers(gauge("slipway_gateway_workers", "Workers connected", {{"role", "trainer"}})),
