@@ -95,7 +95,8 @@ class Service(Api):
         return self.log_path.read_text(errors="replace")
 
     def signal(self, number):
-        send_signal(self.process.pid, number)
+        if self.process.poll() is None:  # else its id may be somebody else's
+            send_signal(self.process.pid, number)
 
     def kill(self):
         self.process.kill()
