@@ -77,6 +77,7 @@ def test_a_node_that_is_lost_costs_only_what_the_cluster_has_not_noticed(release
 
 
 def test_the_restart_of_a_nodes_kubelet_is_not_noticed(release):
+    spread(release)  # a kubelet that starts calls its pods unready until it has probed them
     jobs = Jobs(release, [job("through", epochs=ENDLESS)])
     jobs.wait_running()
     name = release.pods("trainer")[0]["spec"]["nodeName"]

@@ -107,7 +107,7 @@ def test_gateways_and_inferencers_follow_what_is_in_flight(release):
 
 
 def test_trainers_come_and_go_and_each_job_is_trained_once(release):
-    jobs = Jobs(release, [job(f"moved-{i}", epochs=EPOCHS if i < 4 else EPOCHS // 6) for i in range(8)])
+    jobs = Jobs(release, [job(f"moved-{i}", epochs=EPOCHS * 2 if 0 < i < 4 else EPOCHS // 6) for i in range(8)])
     jobs.wait_running(1)
     before = release.uids("trainer")
     upgrade(release, {"trainer": {"replicaCount": 4}})
