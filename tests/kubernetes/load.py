@@ -21,6 +21,7 @@ class Load:
 
     def __init__(self, release, rate=200, timeout="10s", keep_alive=True, node="node1", most_seconds=1200):
         self.release = release
+        self.rate = rate
         body = json.dumps({"instances": [[3.0]]})
         url = "http://demo-slipway-gateway/v1/models/helm-test:predict"
         self.pod = {

@@ -1,5 +1,6 @@
 """Predictions and jobs go on whatever becomes of a node."""
 
+import json
 import shlex
 import time
 
@@ -68,9 +69,12 @@ def test_a_node_that_is_lost_costs_only_what_the_cluster_has_not_noticed(release
     failed = {at + seen.begin: said for at, said in seen.errors().items()}
     assert not [at for at in failed if at < int(lost) or noticed + 6 < at < int(returned)], (lost, noticed, returned, failed)
     assert sum(s["good"] for s in seen.seconds if lost < s["at"] <= noticed) > 0, failed
-    # The node comes back with other addresses of pods, while the other one still tracks connections to the old ones: some
-    # requests get nowhere. What reaches a gateway is answered.
-    assert sum(s["bad"] for s in seen.seconds if s["at"] >= int(returned)) <= 30, failed
+    # The node comes back with other addresses of pods, while the other one still tracks connections to the old ones, and a pod
+    # may be ready before its network's policy lets anybody in: some requests get nowhere, no more than a second's. What reaches
+    # a gateway is answered.
+    at_return = {at: said for at, said in failed.items() if at >= int(returned)}
+    assert all(what.startswith("connecting: ") for said in at_return.values() for what in said), json.dumps(at_return)
+    assert sum(s["bad"] for s in seen.seconds if s["at"] >= int(returned)) <= load.rate, json.dumps(at_return)
     now = unanswered()
     assert all(value <= before.get(name, 0) for name, value in now.items()), (before, now, failed)
     seen.assert_recovered()
